@@ -1,0 +1,555 @@
+"""Actor: the class users subclass. Handlers are methods marked with `@on`; everything an actor can do is a method here.
+
+The class is made into a `Behaviour` once, when it is defined: duplicate handlers fail at import. The methods only say
+what is meant; the work is in `cell.py` and `kernel.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
+
+
+from avm.actors.cell import DEAD, IDLE, READY, Cell, Reply
+from avm.actors.crash import outline
+from avm.actors.event import ATOMS, Request, is_plain, seal_event
+from avm.actors.mailbox import OVERFLOWS
+from avm.actors.ref import DEFAULT_TIMEOUT, Pid, Ref
+from avm.actors.reply import PendingReply, Requests
+from avm.actors.signals import Monitor, Normal, Shutdown, WaitReason
+from avm.actors.timers import TimerRef
+from avm.errors import HandlerError, NoHandler, Refuse, SpecError
+from avm.scheduler import PRIORITIES
+
+if TYPE_CHECKING:
+    from avm.actors.hooks import Report
+    from avm.actors.kernel import Destination, Kernel
+
+E = TypeVar("E")
+S = TypeVar("S", bound="Actor")
+T = TypeVar("T")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_log = logging.getLogger("avm.actor")
+
+
+def on(*event_types: type) -> Callable[[F], F]:
+    """Mark a method as the handler of one or more event types. Its return value is the reply.
+
+    Raises:
+        HandlerError: no type was given, or something that is not a type.
+    """
+    if not event_types or not all(isinstance(t, type) for t in event_types):
+        raise HandlerError(f"@on takes the event types to handle, as in @on(Draft); got {event_types!r}.")
+
+    def mark(handler: F) -> F:
+        handler.__avm_on__ = event_types  # type: ignore[attr-defined]
+        return handler
+
+    return mark
+
+
+class Behaviour:
+    """What is the same for all actors of one class: handlers and defaults. Read only."""
+
+    __slots__ = (
+        "cls",
+        "has_starting",
+        "has_stopping",
+        "hibernate_after",
+        "max_mailbox",
+        "overflow",
+        "priority",
+        "slow",
+        "table",
+        "urgent",
+    )
+
+    def __init__(self, cls: type[Actor], table: dict[type, Callable[[Any, Any], Any]]) -> None:
+        self.cls = cls
+        self.table = table
+        self.priority: str = cls.priority
+        self.max_mailbox: int | None = cls.max_mailbox
+        self.overflow: str = cls.overflow
+        self.urgent: bool = cls.urgent
+        self.hibernate_after: float | None = cls.hibernate_after
+        self.has_starting = cls.starting is not Actor.starting
+        self.has_stopping = cls.stopping is not Actor.stopping
+        self.slow = self.max_mailbox is not None or self.hibernate_after is not None
+        self._check()
+
+    def _check(self) -> None:
+        name = self.cls.__qualname__
+        if self.priority not in PRIORITIES:
+            raise SpecError(
+                f"{name}: priority must be one of {', '.join(PRIORITIES)}, got {self.priority!r}."
+            )
+        if self.overflow not in OVERFLOWS:
+            raise SpecError(f"{name}: overflow must be one of {', '.join(OVERFLOWS)}, got {self.overflow!r}.")
+        if self.max_mailbox is not None and (type(self.max_mailbox) is not int or self.max_mailbox < 1):
+            raise SpecError(
+                f"{name}: max_mailbox must be a whole number of 1 or more, or None, got {self.max_mailbox!r}."
+            )
+
+    def find(self, event_type: type) -> Callable[[Any, Any], Any] | None:
+        """Find the handler of an event type through its base classes, and remember it."""
+        for base in event_type.__mro__[1:]:
+            handler = self.table.get(base)
+            if handler is not None:
+                self.table[event_type] = handler
+                return handler
+        return None
+
+    def varied(self, priority: str | None, max_mailbox: int | None) -> Behaviour:
+        """Return a copy with another priority or mailbox limit."""
+        copy: Behaviour = object.__new__(Behaviour)
+        for slot in Behaviour.__slots__:
+            setattr(copy, slot, getattr(self, slot))
+        if priority is not None:
+            copy.priority = priority
+        if max_mailbox is not None:
+            copy.max_mailbox = max_mailbox
+            copy.slow = True
+        copy._check()
+        return copy
+
+
+def _handlers(cls: type) -> dict[type, str]:
+    # Event type to method name, base classes first, so that a subclass may take over an event.
+    found: dict[type, str] = {}
+    for base in reversed(cls.__mro__):
+        own: dict[type, str] = {}
+        for name, value in vars(base).items():
+            for event_type in getattr(value, "__avm_on__", ()):
+                if event_type in own:
+                    raise HandlerError(
+                        f"{cls.__qualname__} has two handlers for {event_type.__name__}: {own[event_type]} and {name}. "
+                        "Keep one of them."
+                    )
+                own[event_type] = name
+                _check_handler(cls, name, value)
+        found.update(own)
+    return found
+
+
+def _check_handler(cls: type, name: str, handler: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(handler).bind(None, None)
+    except TypeError:
+        raise HandlerError(
+            f"{cls.__qualname__}.{name} must take self and the event, and nothing else that has no default."
+        ) from None
+
+
+class Actor:
+    """A mailbox and a behaviour; handles one event at a time (S5).
+
+    Subclass it and mark handlers with `@on(EventType)`; they may be `def` or `async def`, and what they return is the
+    reply. `__init__` runs again at each restart and need not call `super().__init__()`; the methods below work in it.
+    An exception that leaves a handler ends the actor; its supervisor decides what then.
+
+    Class attributes:
+        priority: "user", "normal" (default) or "background".
+        trap_exit: True turns exit signals of others into `Exit` events (S36). May be set on the instance.
+        max_mailbox: how many events may wait; None (default) is no limit. `overflow` says what happens then: "reject"
+            (default: asks fail, tells become dead letters), "drop_oldest", "drop_newest", "block", "kill".
+        urgent: True takes `tell(..., urgent=True)` before ordinary events (S8).
+        hibernate_after: seconds of idleness after which `hibernating` is called; None (default) is never.
+    """
+
+    __slots__ = ("_cell",)
+
+    priority: ClassVar[str] = "normal"
+    trap_exit: bool = False
+    max_mailbox: ClassVar[int | None] = None
+    overflow: ClassVar[str] = "reject"
+    urgent: ClassVar[bool] = False
+    hibernate_after: ClassVar[float | None] = None
+
+    __avm_behaviour__: ClassVar[Behaviour]
+    _cell: Cell
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        names = _handlers(cls)
+        cls.__avm_behaviour__ = Behaviour(cls, {t: getattr(cls, name) for t, name in names.items()})
+
+    # Callbacks.
+
+    def starting(self) -> Any:
+        """Get ready; may be async. The start is complete when it returns (S23). Return `Ignore` to not start (S25)."""
+
+    def stopping(self, reason: object) -> Any:
+        """Clean up; may be async. The last thing to run, for every end but a kill (S30)."""
+
+    def unhandled(self, event: Any) -> Any:
+        """Take an event no handler is for; may be async. The default logs it and refuses the ask (S29)."""
+        raise NotImplementedError
+
+    def hibernating(self) -> Any:
+        """The actor was idle for `hibernate_after` seconds: give up what can be made again (S34)."""
+
+    def waking(self) -> Any:
+        """Called before the first event after `hibernating`; may be async."""
+
+    def describe(self) -> dict[str, object]:
+        """Return what a report may show of the state; leave secrets out. The default shows the names of attributes."""
+        return {name: "..." for name in getattr(self, "__dict__", {})}
+
+    # Who I am.
+
+    @property
+    def ref(self) -> Ref:
+        """My place; survives my restarts."""
+        return Ref(self._cell)
+
+    @property
+    def pid(self) -> Pid:
+        """This incarnation of me."""
+        return Pid(self._cell)
+
+    @property
+    def path(self) -> str:
+        """Where I am in the tree, as `newsroom/critic`."""
+        return self._cell.path
+
+    @property
+    def parent(self) -> Ref | None:
+        """Who started me; None directly under the root."""
+        parent = self._cell.parent
+        return Ref(parent) if parent is not None and parent.parent is not None else None
+
+    @property
+    def children(self) -> list[Ref]:
+        """The actors I started that live, in the order of their start."""
+        return [Ref(c) for c in (self._cell.children or {}).values()]
+
+    @property
+    def sender(self) -> Pid | None:
+        """Who sent the event being handled; None if it came from outside any actor."""
+        current = self._cell.current
+        return Pid(current[1]) if current is not None and current[1] is not None else None
+
+    @property
+    def random(self) -> Random:
+        """The VM's source of randomness; seeded in simulations (S103)."""
+        return self._cell.kernel.random
+
+    @property
+    def observed(self) -> bool:
+        """Tell whether any observer listens: without one, do not build reports."""
+        return bool(self._cell.kernel.observers)
+
+    def now(self) -> float:
+        """Return the VM's monotonic time in seconds."""
+        return self._cell.kernel.now()
+
+    def service(self, name: str) -> Any:
+        """Return what the VM handed in under a name, as "io" or "store".
+
+        Raises:
+            KeyError: the VM has no such service.
+        """
+        return self._cell.kernel.service(name)
+
+    # Messages.
+
+    def tell(self, dest: Destination, event: object, *, urgent: bool = False) -> None:
+        """Send an event; returns at once, never fails for a missing or full receiver (S3): that is a dead letter.
+
+        Args:
+            dest: a Ref, a Pid, a registered name, a path, the unique id of a child, or a routing strategy.
+            event: an instance of an `@event` class, or a plain value such as a str.
+            urgent: goes before ordinary events if the receiver's class has `urgent = True` (S8).
+
+        Raises:
+            PackError: the event holds something that cannot leave its sender (S4).
+            ActorDead: this actor was killed; it can do nothing any more (S94).
+        """
+        me = self._cell
+        try:
+            target = dest.cell  # type: ignore[union-attr]
+            readers = event.__avm_readers__  # type: ignore[attr-defined]
+        except AttributeError:
+            me.kernel.send(me, dest, event, urgent=urgent)
+            return
+        if not me.quick or urgent:
+            me.kernel.send(me, dest, event, urgent=urgent)
+            return
+        handles = None
+        if readers is not None and not is_plain(event, readers):
+            event, handles = seal_event(event, readers, me.kernel.put)
+        state = target.state
+        if state == IDLE:
+            target.letter = (event, me, None, handles)
+            target.state = READY
+            target.queue.append(target)
+            scheduler = target.scheduler
+            if scheduler.active is None:
+                scheduler.wake()
+        elif state == DEAD:
+            me.kernel.send(me, dest, event)
+        else:
+            target.receive((event, me, None, handles))
+
+    async def tell_wait(self, dest: Destination, event: object) -> None:
+        """Send an event, first waiting for room if the receiver's mailbox is bounded with the policy "block" (S10)."""
+        await self._cell.kernel.tell_wait(self._cell, dest, event)
+
+    @overload
+    def ask(
+        self, dest: Destination, request: Request[R], timeout: float | None = ...
+    ) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def ask(
+        self, dest: Destination, request: object, timeout: float | None = ...
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    def ask(
+        self, dest: Destination, request: Any, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> Coroutine[Any, Any, Any]:
+        """Send a request and wait for its reply.
+
+        Args:
+            timeout: seconds; the default is the VM's (60). None waits for ever. 0 takes only a reply that is there.
+
+        Raises:
+            AskTimeout: no reply in time; the request is still handled (S15).
+            NoProc: nobody is there. ActorExited: it ended first; its reason is the `__cause__` (S13).
+            AskCycle, CallingSelf: the ask would wait for itself (S18). MailboxFull, NoHandler.
+            Any error the handler chose to send with `Refuse`.
+        """
+        return self._cell.kernel.ask_from(self._cell, dest, request, timeout)
+
+    def requests(self) -> Requests:
+        """Return a new collection of requests whose replies can be awaited in the order of arrival (S22)."""
+        return Requests(self._cell)
+
+    def defer(self) -> PendingReply:
+        """Take the reply to the request being handled upon me: what this handler returns is ignored (S17)."""
+        return PendingReply.of_current(self._cell)
+
+    def publish(self, group: str, event: object) -> int:
+        """Send an event to all members of a group now (S83); return how many copies were sent."""
+        return self._cell.kernel.publish(self._cell, group, event)
+
+    def continue_with(self, event: object) -> None:
+        """Handle this event next, before all that waits (S28)."""
+        self._cell.kernel.continue_with(self._cell, event)
+
+    def postpone(self) -> None:
+        """Put the event being handled aside until `state_changed` (S7)."""
+        self._cell.extras().postpone = True
+        self._cell.alert = True
+
+    def state_changed(self) -> None:
+        """My state changed: all postponed events are handled again, oldest first, before newer ones (S7)."""
+        self._cell.kernel.retry_postponed(self._cell)
+
+    # Life and death.
+
+    async def spawn(
+        self,
+        cls: type[Actor],
+        *args: Any,
+        id: str | None = None,
+        name: str | None = None,
+        at: Ref | None = None,
+        link: bool = False,
+        monitor: bool = False,
+        start_timeout: float | None = None,
+        priority: str | None = None,
+        max_mailbox: int | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> Ref:
+        """Start a child and wait until it is up (S23). It ends when I end.
+
+        Args:
+            id: its place below me, unique among my children; made up if not given.
+            name: register it under this name before it starts (S26).
+            at: the place of a child of mine that has ended: this is its next incarnation.
+            link: its abnormal end is an exit signal to me (S43). monitor: its end sends me a Down.
+            start_timeout: seconds for `starting`; None waits for ever (S27).
+
+        Raises:
+            StartError: it did not start; nothing of it is left (S24). StartIgnored: it chose not to (S25).
+        """
+        return await self._cell.kernel.spawn_from(
+            self._cell,
+            cls,
+            args,
+            kwargs,
+            id=id,
+            name=name,
+            at=at,
+            link=link,
+            monitor=monitor,
+            start_timeout=start_timeout,
+            priority=priority,
+            max_mailbox=max_mailbox,
+        )
+
+    def stop(self, reason: object = None) -> None:
+        """End myself after this handler, with reason Normal unless another is given."""
+        self._cell.order_end(Normal() if reason is None else reason, interrupt=False)
+
+    async def stop_actor(
+        self, dest: Destination, reason: object = None, timeout: float | None = None
+    ) -> object:
+        """Tell an actor to end, wait until it has, and return its reason; the reason asked for is Shutdown().
+
+        Raises:
+            AskTimeout: it has not ended in time; the order stands (S35).
+            NoProc: no such name or path. A pid or ref that has ended already returns its reason.
+        """
+        wanted = Shutdown() if reason is None else reason
+        return await self._cell.kernel.stop_and_wait(self._cell, dest, wanted, timeout)
+
+    def exit(self, dest: Destination, reason: object) -> None:
+        """Send an exit signal (S36). Nothing happens if nobody is there."""
+        self._cell.kernel.exit(dest, reason, sender=self._cell)
+
+    def kill(self, dest: Destination) -> None:
+        """End an actor now, whatever it is doing (S94). Nothing happens if nobody is there."""
+        self._cell.kernel.kill(dest)
+
+    async def wait_stopped(self, dest: Destination) -> object:
+        """Wait until an actor has ended; return its reason. At once if it has."""
+        return await self._cell.kernel.wait_stopped(dest)
+
+    def link(self, dest: Destination) -> None:
+        """Link with an actor: when one of us ends abnormally, so does the other, unless it traps exits (S41)."""
+        self._cell.kernel.link(self._cell, dest)
+
+    def unlink(self, dest: Destination, *, flush: bool = False) -> None:
+        """End a link. `flush` also removes an Exit of that actor that waits already (S44)."""
+        self._cell.kernel.unlink(self._cell, dest, flush=flush)
+
+    def monitor(self, dest: Destination) -> Monitor:
+        """Watch an actor: when it ends I get one `Down` (S46)."""
+        return self._cell.kernel.monitor(self._cell, dest)
+
+    def demonitor(self, monitor: Monitor, *, flush: bool = False) -> bool:
+        """End a watch; no Down comes after this. `flush` also removes one that waits. True if it was active (S48)."""
+        return self._cell.kernel.demonitor(self._cell, monitor, flush=flush)
+
+    # Names and groups.
+
+    def register(self, name: str, dest: Destination | None = None) -> None:
+        """Give a name to me, or to another living actor.
+
+        Raises:
+            NameTaken: someone else holds it (S78).
+        """
+        self._cell.kernel.register(name, dest if dest is not None else self.pid)
+
+    def unregister(self, name: str) -> None:
+        """Take a name back."""
+        self._cell.kernel.names.unregister(name)
+
+    def whereis(self, name: str) -> Ref | None:
+        """Return who holds a name (S79)."""
+        return self._cell.kernel.whereis(name)
+
+    def join(self, group: str) -> None:
+        """Add a membership of mine (S82)."""
+        self._cell.kernel.groups.join(group, self._cell)
+
+    def leave(self, group: str) -> None:
+        """Remove a membership of mine.
+
+        Raises:
+            NotJoined: I have none.
+        """
+        self._cell.kernel.groups.leave(group, self._cell)
+
+    # Time.
+
+    def send_after(self, seconds: float, dest: Destination, event: object) -> TimerRef:
+        """Send an event in `seconds` of the VM's clock, never earlier (S86, S87)."""
+        return self._cell.kernel.send_after(self._cell, seconds, dest, event)
+
+    def send_interval(self, seconds: float, dest: Destination, event: object) -> TimerRef:
+        """Send an event every `seconds`, without drift and without bursts (S90), until cancelled or I end."""
+        return self._cell.kernel.send_interval(self._cell, seconds, dest, event)
+
+    def cancel(self, timer: TimerRef) -> float | None:
+        """Cancel a timer; return the seconds that were left, None if it had fired or been cancelled (S86)."""
+        return self._cell.kernel.timers.cancel(timer.timer)
+
+    def idle_timeout(self, seconds: float | None) -> None:
+        """Get a `Timeout` event after `seconds` without any event; None switches it off (S33)."""
+        self._cell.kernel.idle_timeout(self._cell, seconds)
+
+    # Work beside the mailbox.
+
+    def pipe(
+        self,
+        work: Awaitable[T],
+        into: Callable[[T], object] | None = None,
+        on_error: Callable[[BaseException], object] | None = None,
+    ) -> asyncio.Task[None]:
+        """Run something while the mailbox stays open; its result comes back to me as an event.
+
+        Args:
+            work: a coroutine or any awaitable. It is cancelled when I end (S97).
+            into: makes the event from the result; without it the result itself is sent, unless it is None.
+            on_error: makes an event from its error; without it the error ends me (S97).
+        """
+        return self._cell.kernel.pipe(self._cell, work, into, on_error)
+
+    def run_blocking(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
+        """Run a blocking function in a thread and wait for its result (S96)."""
+        return self._cell.kernel.run_blocking(function, *args)
+
+    @contextmanager
+    def protected(self) -> Iterator[None]:
+        """A section that an orderly stop does not interrupt (S95). A kill does."""
+        more = self._cell.extras()
+        more.protected += 1
+        try:
+            yield
+        finally:
+            more.protected -= 1
+
+    @contextmanager
+    def waiting(self, reason: WaitReason) -> Iterator[None]:
+        """Say what the handler waits for, for as long as this section lasts."""
+        cell = self._cell
+        more = cell.extras()
+        entry = (reason, cell.kernel.now())
+        more.waiting.append(entry)
+        try:
+            yield
+        finally:
+            more.waiting.remove(entry)
+
+    def report(self, report: Report) -> None:
+        """Hand a report to the VM's observers."""
+        self._cell.kernel.emit(report)
+
+    # Not for users.
+
+    async def _avm_unhandled(self, event: Any) -> Any:
+        if type(self).unhandled is not Actor.unhandled:
+            result = self.unhandled(event)
+            return await result if isinstance(result, Coroutine) else result
+        cell = self._cell
+        known = sorted({t.__name__ for t in cell.behaviour.table})
+        name = type(event).__name__
+        text = (
+            f"{cell.pid_text} has no handler for {name}; it handles {', '.join(known) or 'nothing'}. "
+            f"Add a method marked @on({name})."
+        )
+        cell.kernel.count_unhandled(cell, event)
+        _log.warning("%s Found: %s", text, outline(event))
+        raise Refuse(NoHandler(text))
+
+
+Actor.__avm_behaviour__ = Behaviour(Actor, {})

@@ -1,0 +1,139 @@
+"""Dispatch: the inner loop of the runtime. Takes ready cells and runs their handlers in place in a worker's task.
+
+This is the one place where speed decides the shape: the common case, one event for an actor that then is idle again,
+is written out here in a single frame. Whatever is out of the ordinary (signals, more than one event, no handler, an end)
+is left to `Cell.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from time import perf_counter
+from types import CoroutineType
+from typing import TYPE_CHECKING
+
+from avm.errors import Refuse
+from avm.scheduler import MAX_IDLE_WORKERS, Worker, one_turn
+
+if TYPE_CHECKING:
+    from avm.actors.cell import Cell
+    from avm.actors.kernel import Kernel
+    from avm.scheduler import Scheduler
+
+MESSAGES_PER_SLICE = 64
+BATCH_SECONDS = 0.004
+MAX_SLICES = 256
+
+
+class Dispatcher:
+    """Runs batches of slices for the scheduler."""
+
+    __slots__ = ("_kernel", "_slices")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        # How many slices a batch has, so that it takes about BATCH_SECONDS.
+        self._slices = 32
+
+    async def work(self, me: Worker, scheduler: Scheduler) -> None:
+        """The life of a worker: run slices while it owns the queue, park when there is nothing to do.
+
+        Returns when it must not be used again: it was cancelled, or a handler changed its context.
+        """
+        queue = scheduler.queue
+        user, normal, background = queue.user, queue.normal, queue.background
+        copy_context = contextvars.copy_context
+        context = scheduler.context
+        loop, turn = scheduler.loop, scheduler.turn
+        began = 0.0
+        slices = self._slices
+        idle = scheduler.idle
+        cell: Cell
+        while True:
+            lane = user or normal or background
+            if not lane or scheduler.active is not me:
+                if scheduler.active is me:
+                    scheduler.active = None
+                me.runnable = None
+                if len(idle) >= MAX_IDLE_WORKERS:
+                    return
+                idle.append(me)
+                me.parked = parked = loop.create_future()
+                await parked
+                slices = self._slices
+                began = 0.0
+                continue
+            if not slices:
+                me.runnable = None
+                queue.age()
+                slices = self._next_batch(began)
+                await one_turn()
+                began = perf_counter()
+                continue
+            slices -= 1
+            cell = lane.popleft()  # type: ignore[assignment]
+            me.runnable = cell
+            letter = cell.letter
+            if letter is not None and not cell.alert:
+                cell.letter = None
+                cell.current = letter
+                event, _, reply, _ = letter
+                try:
+                    handler = cell.table.get(event.__class__) or cell.unknown(event)
+                    result = handler(cell.actor, event)
+                    if result.__class__ is CoroutineType:
+                        if not scheduler.armed:
+                            scheduler.armed = True
+                            loop.call_soon(turn, me)
+                        result = await result
+                    if reply is not None and not cell.alert:
+                        cell.answer(reply, result)
+                except Refuse as refusal:
+                    cell.refuse(reply, refusal)
+                except BaseException as error:
+                    cell.handled += 1
+                    await self._failed(cell, error, me)
+                else:
+                    cell.handled += 1
+                    if cell.alert and cell.after(letter, reply, result):
+                        pass
+                    elif cell.mailbox is None and cell.letter is None and not cell.alert:
+                        cell.current = None
+                        cell.state = cell.rest
+                        if cell.more is not None:
+                            cell.rested()
+                    else:
+                        await self._run(cell, me)
+            else:
+                await self._run(cell, me)
+            if me.spoiled or copy_context() != context:
+                return
+            if scheduler.active is None:
+                scheduler.active = me
+
+    # A batch of slices ended: make the next as long as fits BATCH_SECONDS.
+    def _next_batch(self, began: float) -> int:
+        took = perf_counter() - began if began else BATCH_SECONDS
+        if took > BATCH_SECONDS:
+            self._slices = max(1, self._slices // 2)
+        elif took < BATCH_SECONDS / 4:
+            self._slices = min(MAX_SLICES, self._slices * 2)
+        return self._slices
+
+    # The runtime's own code has one guard here: a bug in it is told and stops the system, it is not silent (S99).
+    async def _run(self, cell: Cell, me: Worker) -> None:
+        try:
+            await cell.run(me, MESSAGES_PER_SLICE)
+        except BaseException as error:
+            if not (isinstance(error, asyncio.CancelledError) and me.spoiled):
+                self._kernel.bug(error)
+            me.spoiled = True
+
+    async def _failed(self, cell: Cell, error: BaseException, me: Worker) -> None:
+        try:
+            await cell.failed(error, me)
+        except BaseException as bug:
+            if not (isinstance(bug, asyncio.CancelledError) and me.spoiled):
+                self._kernel.bug(bug)
+            me.spoiled = True

@@ -1,0 +1,102 @@
+"""What a bounded mailbox does with an event that has no room (S10), and high and low water (S11)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Literal, get_args
+
+from avm.actors.hooks import LimitReport, MailboxWater
+from avm.errors import MailboxFull
+
+if TYPE_CHECKING:
+    from avm.actors.cell import Cell, Letter
+    from avm.actors.kernel import Kernel
+
+Overflow = Literal["reject", "drop_oldest", "drop_newest", "block", "kill"]
+OVERFLOWS: tuple[str, ...] = get_args(Overflow)
+
+
+def admit(kernel: Kernel, cell: Cell, letter: Letter) -> bool:
+    """Decide on an event for a bounded mailbox; false if it was refused or the actor ended of it."""
+    limit = cell.limit
+    found = cell.length()
+    if limit is None or found < limit:
+        return True
+    policy = cell.behaviour.overflow
+    if policy == "drop_oldest":
+        _drop_oldest(kernel, cell)
+        return True
+    if policy == "kill":
+        kernel.report_limit(
+            lambda at: LimitReport(at=at, path=cell.path, limit="max_mailbox", found=found + 1, allowed=limit)
+        )
+        kernel.undelivered("mailbox_full", cell.pid_text, letter)
+        cell.kill()
+        return False
+    reply = letter[2]
+    if reply is not None and not reply.done():
+        reply.set_exception(full(cell))
+    kernel.undelivered("mailbox_full", cell.pid_text, letter)
+    return False
+
+
+def full(cell: Cell) -> MailboxFull:
+    """Make the error of an ask that found no room."""
+    return MailboxFull(
+        f"mailbox of {cell.pid_text} is full: {cell.length()} of {cell.limit}. Send less, raise max_mailbox, or give "
+        'the actor overflow="block": then ask() and tell_wait() wait for room.'
+    )
+
+
+def _drop_oldest(kernel: Kernel, cell: Cell) -> None:
+    oldest: Letter | None = None
+    if cell.letter is not None:
+        oldest, cell.letter = cell.letter, None
+    elif cell.mailbox:
+        oldest = cell.mailbox.popleft()
+    elif cell.more is not None and cell.more.postponed:
+        oldest = cell.more.postponed.pop(0)
+    if oldest is None:
+        return
+    reply = oldest[2]
+    if reply is not None and not reply.done():
+        reply.set_exception(full(cell))
+    kernel.undelivered("dropped", cell.pid_text, oldest)
+
+
+async def room(kernel: Kernel, cell: Cell) -> None:
+    """Wait until a mailbox with the policy `block` has room; first come, first served."""
+    more = cell.extras()
+    if more.room is None:
+        more.room = deque()
+    while cell.is_alive() and cell.limit is not None and (cell.length() >= cell.limit):
+        future: asyncio.Future[None] = kernel.loop.create_future()
+        more.room.append(future)
+        cell.alert = True
+        await future
+
+
+def make_room(cell: Cell) -> None:
+    """The mailbox has room for some who wait: let as many go on."""
+    more = cell.more
+    if more is None or not more.room:
+        return
+    free = len(more.room) if cell.limit is None or not cell.is_alive() else cell.limit - cell.length()
+    while more.room and free > 0:
+        future = more.room.popleft()
+        if not future.done():
+            future.set_result(None)
+            free -= 1
+
+
+def check_water(kernel: Kernel, cell: Cell) -> None:
+    """Report once above the high mark, and once below the low one before that again (S11)."""
+    more = cell.extras()
+    length = cell.length()
+    if not more.over_water and length >= kernel.high_water:
+        more.over_water = True
+        kernel.report_limit(lambda at: MailboxWater(at=at, path=cell.path, length=length, high=True))
+    elif more.over_water and length < kernel.low_water:
+        more.over_water = False
+        kernel.report_limit(lambda at: MailboxWater(at=at, path=cell.path, length=length, high=False))

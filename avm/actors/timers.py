@@ -1,0 +1,194 @@
+"""Timers on the VM's clock: one heap of (deadline, sequence), so equal deadlines fire in creation order (S88).
+
+asyncio keeps no such order and uvloop fires up to a millisecond early; here a timer never fires before its deadline
+by the clock (S87). Deadlines of asks, of which there are very many and nearly all are never reached, are kept in
+`Deadlines`: one queue for each length of time, so that adding and forgetting one costs no heap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+from avm.scheduler import Clock, TimerHandle
+
+
+class Timer:
+    """One pending call. `action` is None once it fired or was cancelled."""
+
+    __slots__ = ("action", "deadline", "sequence")
+
+    def __init__(self, deadline: float, sequence: int, action: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self.sequence = sequence
+        self.action: Callable[[], None] | None = action
+
+    def __lt__(self, other: Timer) -> bool:
+        if self.deadline == other.deadline:
+            return self.sequence < other.sequence
+        return self.deadline < other.deadline
+
+
+class TimerRef:
+    """What `send_after` and `send_interval` return: cancel it with `cancel`."""
+
+    __slots__ = ("timer",)
+
+    def __init__(self, timer: Timer) -> None:
+        # The timer that is armed now; an interval puts in the next one at each tick.
+        self.timer = timer
+
+
+class Timers:
+    """All timers of a kernel."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[Timer] = []
+        self._sequence = 0
+        self._cancelled = 0
+        self._handle: TimerHandle | None = None
+        self._armed_for = float("inf")
+        self._firing = False
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._cancelled
+
+    def at(self, deadline: float, action: Callable[[], None]) -> Timer:
+        """Call `action` at `deadline` (seconds on the clock) or as soon after as the loop turns."""
+        self._sequence += 1
+        timer = Timer(deadline, self._sequence, action)
+        heappush(self._heap, timer)
+        if deadline < self._armed_for and not self._firing:
+            self._arm(deadline)
+        return timer
+
+    def after(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Call `action` in `seconds`."""
+        return self.at(self._clock.now() + seconds, action)
+
+    def cancel(self, timer: Timer) -> float | None:
+        """Forget a timer; return the seconds that were left, None if it has fired or was cancelled before (S86)."""
+        if timer.action is None:
+            return None
+        timer.action = None
+        self._cancelled += 1
+        if self._cancelled > 64 and self._cancelled * 2 > len(self._heap):
+            self._heap = [t for t in self._heap if t.action is not None]
+            heapify(self._heap)
+            self._cancelled = 0
+        return max(0.0, timer.deadline - self._clock.now())
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._heap.clear()
+        self._cancelled = 0
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _arm(self, deadline: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._armed_for = deadline
+        self._handle = self._clock.call_at(deadline, self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        self._armed_for = float("inf")
+        self._firing = True
+        now = self._clock.now()
+        heap = self._heap
+        try:
+            # What an action schedules for "now" waits for the next turn, or a zero interval would hold the loop.
+            last = self._sequence
+            held: list[Timer] = []
+            while heap and heap[0].deadline <= now:
+                timer = heappop(heap)
+                action = timer.action
+                if action is None:
+                    self._cancelled -= 1
+                elif timer.sequence > last:
+                    held.append(timer)
+                else:
+                    timer.action = None
+                    action()
+                heap = self._heap
+            for timer in held:
+                heappush(heap, timer)
+        finally:
+            self._firing = False
+            if self._heap:
+                self._arm(self._heap[0].deadline)
+
+
+Waiting = tuple[float, "asyncio.Future[Any]", Callable[[float, Any, Any], BaseException], Any, Any]
+MIN_PRUNE = 64
+
+
+class _Lane:
+    """Deadlines of one length of time, in order. `prune_at`: the length at which what is done is forgotten."""
+
+    __slots__ = ("prune_at", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Waiting] = deque()
+        self.prune_at = MIN_PRUNE
+
+
+class Deadlines:
+    """Deadlines of asks: a lane per length of time, each in order of its deadlines; one timer for each lane."""
+
+    def __init__(self, timers: Timers, now: Callable[[], float]) -> None:
+        self._timers = timers
+        self._now = now
+        self._lanes: dict[float, _Lane] = {}
+
+    def add(
+        self,
+        seconds: float,
+        future: asyncio.Future[Any],
+        error: Callable[[float, Any, Any], BaseException],
+        who: Any = None,
+        what: Any = None,
+    ) -> None:
+        """Fail `future` with `error(seconds, who, what)` in `seconds` unless it is done: a reply that is there wins (S15)."""
+        lane = self._lanes.get(seconds)
+        if lane is None:
+            lane = self._lanes[seconds] = _Lane()
+        waiting = lane.waiting
+        deadline = self._now() + seconds
+        waiting.append((deadline, future, error, who, what))
+        if len(waiting) == 1:
+            self._timers.at(deadline, partial(self._expire, seconds))
+        elif len(waiting) >= lane.prune_at:
+            self._prune(lane)
+
+    def pending(self) -> int:
+        """Count the deadlines kept, reached or not."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
+
+    # The head stays, because the timer is armed for it. Amortised, an ask pays for looking at two entries.
+    def _prune(self, lane: _Lane) -> None:
+        head = lane.waiting[0]
+        live = [entry for entry in lane.waiting if entry is head or not entry[1].done()]
+        lane.waiting.clear()
+        lane.waiting.extend(live)
+        lane.prune_at = max(MIN_PRUNE, 2 * len(live))
+
+    def _expire(self, seconds: float) -> None:
+        lane = self._lanes[seconds]
+        waiting = lane.waiting
+        now = self._now()
+        while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
+            _, future, error, who, what = waiting.popleft()
+            if not future.done():
+                future.set_exception(error(seconds, who, what))
+        if waiting:
+            self._timers.at(waiting[0][0], partial(self._expire, seconds))
+        else:
+            del self._lanes[seconds]

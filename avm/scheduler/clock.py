@@ -1,0 +1,39 @@
+"""The clock of a VM: one monotonic time, handed in, so that windows, timeouts and backoff can be tested (S103)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+
+class TimerHandle(Protocol):
+    """What `Clock.call_at` returns."""
+
+    def cancel(self) -> None:
+        """Forget the call. No error if it has happened."""
+
+
+class Clock(Protocol):
+    """Monotonic seconds and a way to be called at one."""
+
+    def now(self) -> float:
+        """Return the time in seconds; never goes back."""
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> TimerHandle:
+        """Call back on the loop's thread at `when` or later. May be early; the caller looks at `now` again (S87)."""
+
+
+class LoopClock:
+    """The real clock: `time.monotonic` and the timers of an asyncio loop."""
+
+    __slots__ = ("_loop", "now")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.now = time.monotonic
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> TimerHandle:
+        """Call back when the loop gets there; a time in the past means at the next turn."""
+        return self._loop.call_later(max(0.0, when - self.now()), callback)
