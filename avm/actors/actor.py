@@ -60,6 +60,7 @@ class Behaviour:
 
     __slots__ = (
         "cls",
+        "direct",
         "has_starting",
         "has_stopping",
         "hibernate_after",
@@ -74,6 +75,8 @@ class Behaviour:
     def __init__(self, cls: type[Actor], table: dict[type, Callable[[Any, Any], Any]]) -> None:
         self.cls = cls
         self.table = table
+        # Handlers that are plain functions: they cannot suspend, so an idle actor can run them anywhere.
+        self.direct = {t: f for t, f in table.items() if inspect.isfunction(f) and not _may_suspend(f)}
         self.priority: str = cls.priority
         self.max_mailbox: int | None = cls.max_mailbox
         self.overflow: str = cls.overflow
@@ -118,6 +121,10 @@ class Behaviour:
             copy.slow = True
         copy._check()
         return copy
+
+
+def _may_suspend(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)
 
 
 def _handlers(cls: type) -> dict[type, str]:

@@ -399,6 +399,59 @@ class Cell:
             if self.scheduler.active is None:
                 self.scheduler.wake()
 
+    def handle_direct(self, handler: Callable[[Any, Any], Any], letter: Letter) -> None:
+        """Handle an event in the caller's own task. Only for a handler that is a plain function, only when idle."""
+        kernel = self.kernel
+        self.state = READY
+        self.current = letter
+        reply = letter[2]
+        kernel.inside = self
+        self.handled += 1
+        try:
+            result = self.scheduler.context.copy().run(handler, self.actor, letter[0])
+            if result.__class__ is CoroutineType:
+                self.letter = (_Begun(result), letter[1], reply, letter[3])
+                self._go_on()
+                return
+            if reply is not None and not self.alert:
+                self.answer(reply, result)
+        except Refuse as refusal:
+            self.refuse(reply, refusal)
+            self._go_on()
+            return
+        except BaseException as error:
+            self._failed_directly(error)
+            return
+        finally:
+            kernel.inside = None
+        if self.alert:
+            if not self.after(letter, reply, result):
+                self._go_on()
+        elif self.mailbox is None:
+            self.current = None
+            self.state = self.rest
+            if self.rest:
+                self.rested()
+        else:
+            self._go_on()
+
+    # Let a worker do the rest.
+    def _go_on(self) -> None:
+        self.queue.append(self)
+        if self.scheduler.active is None:
+            self.scheduler.wake()
+
+    def _failed_directly(self, error: BaseException) -> None:
+        if self.state == DEAD:
+            return
+        if self.ending is None:
+            self.ending = self.kernel.reason_of(error)
+        if self.behaviour.has_stopping or self._has_loose_ends():
+            self.alert = True
+            self._go_on()
+        else:
+            self.die(self.ending)
+
     def _go_idle(self, box: deque[Letter] | None) -> None:
         self.current = None
         if box is not None:
@@ -490,6 +543,8 @@ class Cell:
 
     def unknown(self, event: Any) -> Callable[[Any, Any], Any]:
         """Find the handler of an event that is not in the table: of a base class, or the one for strangers."""
+        if event.__class__ is _Begun:
+            return _go_on_with
         handler = self.behaviour.find(event.__class__)
         return handler if handler is not None else _unhandled
 
@@ -669,7 +724,11 @@ class Cell:
         if self.state == DEAD:
             return
         kernel = self.kernel
-        report = kernel.crash_report(self, reason) if kernel.observers and is_abnormal(reason) else None
+        report = None
+        if is_abnormal(reason):
+            kernel.crashed += 1
+            if kernel.observers:
+                report = kernel.crash_report(self, reason)
         self.state = DEAD
         self.alert = True
         self.quick = False
@@ -747,6 +806,19 @@ def describe(reason: object) -> str:
 def _refused(refusal: Refuse) -> BaseException:
     first = refusal.args[0] if refusal.args else None
     return first if isinstance(first, BaseException) else refusal
+
+
+class _Begun:
+    """A handler that is no coroutine function but gave a coroutine: a worker has to wait for it."""
+
+    __slots__ = ("coroutine",)
+
+    def __init__(self, coroutine: Any) -> None:
+        self.coroutine = coroutine
+
+
+def _go_on_with(_: Any, begun: _Begun) -> Any:
+    return begun.coroutine
 
 
 def _unhandled(actor: Any, event: Any) -> Any:

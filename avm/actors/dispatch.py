@@ -55,6 +55,10 @@ class Dispatcher:
             if not lane or scheduler.active is not me:
                 if scheduler.active is me:
                     scheduler.active = None
+                elif scheduler.active is None and lane:
+                    # Back from a handler that waited, and nobody took the queue meanwhile.
+                    scheduler.active = me
+                    continue
                 me.runnable = None
                 if len(idle) >= MAX_IDLE_WORKERS:
                     return
@@ -91,17 +95,19 @@ class Dispatcher:
                         cell.answer(reply, result)
                 except Refuse as refusal:
                     cell.refuse(reply, refusal)
+                    await self._run(cell, me)
                 except BaseException as error:
                     cell.handled += 1
                     await self._failed(cell, error, me)
                 else:
                     cell.handled += 1
-                    if cell.alert and cell.after(letter, reply, result):
-                        pass
-                    elif cell.mailbox is None and cell.letter is None and not cell.alert:
+                    if cell.alert:
+                        if not cell.after(letter, reply, result):
+                            await self._run(cell, me)
+                    elif cell.mailbox is None:
                         cell.current = None
-                        cell.state = cell.rest
-                        if cell.more is not None:
+                        rest = cell.state = cell.rest
+                        if rest:
                             cell.rested()
                     else:
                         await self._run(cell, me)
@@ -109,8 +115,6 @@ class Dispatcher:
                 await self._run(cell, me)
             if me.spoiled or copy_context() != context:
                 return
-            if scheduler.active is None:
-                scheduler.active = me
 
     # A batch of slices ended: make the next as long as fits BATCH_SECONDS.
     def _next_batch(self, began: float) -> int:

@@ -13,6 +13,7 @@ import logging
 import sys
 import threading
 import weakref
+from asyncio import current_task
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +88,7 @@ _log = logging.getLogger("avm.kernel")
 ASK_TIMEOUT = 60.0
 HIGH_WATER = 10_000
 LOW_WATER = 5_000
+DIRECT_IN_A_ROW = 64
 
 
 class Strategy(Protocol):
@@ -102,11 +104,12 @@ Tap = Callable[["str", "Cell | None", object], None]
 
 @attrs.frozen(slots=True)
 class KernelStatistics:
-    """Counts of one kernel; `dead_letters` by reason, `actors` alive now, `messages` handled by actors that ended."""
+    """Counts of one kernel: `actors` alive now; the others since it began, `dead_letters` by reason."""
 
     actors: int
     started: int
     crashed: int
+    restarts: int
     zombies: int
     timers: int
     late_replies: int
@@ -169,11 +172,15 @@ class Kernel:
         self.late_replies = 0
         self.on_interrupt: Callable[[], None] | None = None
         self.on_bug: Callable[[BaseException], None] | None = None
+        # The actor whose handler runs directly in the task of whoever asked it, and how many more may in a row.
+        self.inside: Cell | None = None
+        self._direct = DIRECT_IN_A_ROW
         self._announcements = links.Announcements()
         self._serial = 0
         self._watches = 0
         self._alive = 0
-        self._crashed = 0
+        self.crashed = 0
+        self._restarts = 0
         self._owners: dict[asyncio.Task[Any], Cell] = {}
         self._places: dict[str, list[Cell]] = {}
         self._threads: ThreadPoolExecutor | None = None
@@ -250,6 +257,7 @@ class Kernel:
             await self._started(cell, start_timeout)
         if at is not None:
             at.cell = cell
+            self._restarts += 1
             return at
         return Ref(cell)
 
@@ -439,14 +447,17 @@ class Kernel:
 
     def current(self) -> Cell | None:
         """Return the actor whose handler or owned task the calling code is part of, None outside of any."""
-        cell = self.scheduler.current()
-        if isinstance(cell, Cell):
-            return cell
+        if self.inside is not None:
+            return self.inside
         try:
-            task = asyncio.current_task()
+            task: Any = current_task()
         except RuntimeError:
             return None
-        return self._owners.get(task) if task is not None else None
+        worker = self.scheduler.workers.get(task)
+        if worker is not None:
+            cell: Any = worker.runnable
+            return cell  # type: ignore[no-any-return]
+        return self._owners.get(task)
 
     # Sending.
 
@@ -611,46 +622,57 @@ class Kernel:
             timeout = self.ask_timeout
         elif timeout is not None:
             _check_timeout(timeout)
-        if sender is not None and sender.state == DEAD:
-            raise ActorDead(f"{sender.pid_text} has ended; its handler may not ask any more.")
         try:
             target = dest.cell  # type: ignore[union-attr]
             readers = request.__avm_readers__
         except AttributeError:
             return await self._ask_slowly(sender, dest, request, timeout)
-        if target.state == DEAD or not target.quick or target.limit is not None:
+        if not target.quick or (target.state != IDLE and (target.state == DEAD or target.limit is not None)):
             return await self._ask_slowly(sender, dest, request, timeout)
         handles = None
         if readers is not None and not is_plain(request, readers):
             request, handles = seal_event(request, readers, self.put)
         future: asyncio.Future[Any] = self.loop.create_future()
-        if sender is not None:
-            if target is sender or target.asking is not None or target.more is not None:
-                self._check_cycle(sender, target)
-            if sender.more is None and sender.asking is None:
-                sender.asking = target
-            else:
-                return await self._ask_beside(sender, target, (request, sender, future, handles), timeout)
         letter = (request, sender, future, handles)
+        if sender is not None:
+            if sender.state == DEAD or target is sender or target.asking is not None or target.more is not None:
+                self._check_cycle(sender, target)
+            if sender.more is not None or sender.asking is not None:
+                return await self._ask_beside(sender, target, letter, timeout)
+            sender.asking = target
         if target.state == IDLE:
-            target.letter = letter
-            target.state = READY
-            target.queue.append(target)
-            if self.scheduler.active is None:
-                self.scheduler.wake()
+            handler = target.behaviour.direct.get(request.__class__)
+            if handler is not None and self._direct:
+                # Nobody waits there and the handler cannot suspend: it may as well run here and now. Once in a
+                # while it may not, so that someone who only asks does not keep the loop to himself.
+                self._direct -= 1
+                target.handle_direct(handler, letter)
+                if future.done():
+                    if sender is not None:
+                        sender.asking = None
+                    return future.result()
+            else:
+                self._direct = DIRECT_IN_A_ROW
+                target.letter = letter
+                target.state = READY
+                target.queue.append(target)
+                if self.scheduler.active is None:
+                    self.scheduler.wake()
         else:
             target.receive(letter)
         if timeout is not None:
             self.deadlines.add(timeout, future, _too_late, target, request.__class__)
+        if sender is None:
+            return await future
         try:
             return await future
         finally:
-            if sender is not None:
-                sender.asking = None
+            sender.asking = None
 
     async def _ask_slowly(
         self, sender: Cell | None, dest: Destination, request: Any, timeout: float | None
     ) -> Any:
+        self._refuse_dead(sender)
         request, handles = self._seal(request)
         targets = self._targets(dest, request)
         if not targets:
@@ -711,6 +733,7 @@ class Kernel:
 
     # Does `target`'s handler wait, through whatever chain of asks, for `sender`? (S18)
     def _check_cycle(self, sender: Cell, target: Cell) -> None:
+        self._refuse_dead(sender)
         if sender.more is not None and sender.more.tasks:
             try:
                 if asyncio.current_task() in sender.more.tasks:
@@ -861,7 +884,6 @@ class Kernel:
 
     def crash_report(self, cell: Cell, reason: object) -> CrashReport:
         """Make the report of an abnormal end (S76)."""
-        self._crashed += 1
         return crash_report(cell, reason, self.now())
 
     def emit(self, report: Report) -> None:
@@ -1162,8 +1184,8 @@ class Kernel:
         context = contextvars.copy_context()
         return self.loop.run_in_executor(self._threads, partial(context.run, function, *args))
 
-    def _refuse_dead(self, cell: Cell) -> None:
-        if cell.state == DEAD:
+    def _refuse_dead(self, cell: Cell | None) -> None:
+        if cell is not None and cell.state == DEAD:
             raise ActorDead(f"{cell.pid_text} has ended; its handler may not act any more.")
 
     def _generator_begins(self, generator: Any) -> None:
@@ -1236,7 +1258,8 @@ class Kernel:
         return KernelStatistics(
             actors=self._alive,
             started=self._serial,
-            crashed=self._crashed,
+            crashed=self.crashed,
+            restarts=self._restarts,
             zombies=len(self.zombies),
             timers=len(self.timers),
             late_replies=self.late_replies,

@@ -157,15 +157,14 @@ class Deadlines:
         what: Any = None,
     ) -> None:
         """Fail `future` with `error(seconds, who, what)` in `seconds` unless it is done: a reply that is there wins (S15)."""
-        lane = self._lanes.get(seconds)
-        if lane is None:
+        try:
+            lane = self._lanes[seconds]
+        except KeyError:
             lane = self._lanes[seconds] = _Lane()
+            self._timers.at(self._now() + seconds, partial(self._expire, seconds))
         waiting = lane.waiting
-        deadline = self._now() + seconds
-        waiting.append((deadline, future, error, who, what))
-        if len(waiting) == 1:
-            self._timers.at(deadline, partial(self._expire, seconds))
-        elif len(waiting) >= lane.prune_at:
+        waiting.append((self._now() + seconds, future, error, who, what))
+        if len(waiting) >= lane.prune_at:
             self._prune(lane)
 
     def pending(self) -> int:
