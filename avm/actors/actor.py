@@ -214,12 +214,12 @@ class Actor:
     @property
     def ref(self) -> Ref:
         """My place; survives my restarts."""
-        return Ref(self._cell)
+        return self._cell.ref
 
     @property
     def pid(self) -> Pid:
         """This incarnation of me."""
-        return Pid(self._cell)
+        return self._cell.pid
 
     @property
     def path(self) -> str:

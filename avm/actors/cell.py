@@ -37,7 +37,7 @@ from avm.actors.signals import (
     WaitReason,
     is_abnormal,
 )
-from avm.errors import ActorExited, NoHandler, Refuse, StartError, StartIgnored
+from avm.errors import ActorDead, ActorExited, NoHandler, Refuse, StartError, StartIgnored
 
 if TYPE_CHECKING:
     from avm.actors.actor import Actor, Behaviour
@@ -738,7 +738,9 @@ class Cell:
             kernel.emit(report)
         self._fail_asks(reason)
         kernel.announce(self, reason)
-        self.actor = None  # type: ignore[assignment]
+        if self.actor is not None:
+            self.actor._cell = Fence(self)  # type: ignore[assignment]
+            self.actor = None  # type: ignore[assignment]
 
     # Whoever waits for a reply of this actor hears of its end at once (S14, S31).
     def _fail_asks(self, reason: object) -> None:
@@ -789,6 +791,21 @@ class Cell:
         if isinstance(reason, BaseException):
             error.__cause__ = reason
         return error
+
+
+class Fence:
+    """What the object of an actor that has ended holds instead of its cell: it may look, but not act (S94)."""
+
+    __slots__ = ("_cell", "quick")
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self.quick = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("children", "current", "parent", "path", "pid", "pid_text", "ref"):
+            return getattr(self._cell, name)
+        raise ActorDead(f"{self._cell.pid_text} has ended; its handler may not act any more.")
 
 
 def describe(reason: object) -> str:

@@ -170,6 +170,8 @@ class Kernel:
         self.quick = True
         self.boxes: list[deque[Letter]] = []
         self.late_replies = 0
+        # Actors that still end although their parent is gone; nobody else reaches them from the root.
+        self.orphans: dict[Cell, None] = {}
         self.on_interrupt: Callable[[], None] | None = None
         self.on_bug: Callable[[BaseException], None] | None = None
         # The actor whose handler runs directly in the task of whoever asked it, and how many more may in a row.
@@ -209,10 +211,13 @@ class Kernel:
         children = list((self.root.children or {}).values())
         for child in reversed(children):
             child.order_end(Shutdown())
-        waiters: list[asyncio.Future[Any]] = [self._waiter(child) for child in children if child.is_alive()]
-        if waiters:
-            await asyncio.wait(waiters, timeout=timeout)
+        deadline = self.loop.time() + timeout
+        while (left := list(self.cells())) and self.loop.time() < deadline:
+            waiters: list[asyncio.Future[Any]] = [self._waiter(cell) for cell in left]
+            await asyncio.wait(waiters, timeout=deadline - self.loop.time())
         self._kill_tree(self.root)
+        for orphan in list(self.orphans):
+            orphan.kill()
         self.root.state = DEAD
         for task in list(self._owners):
             task.cancel()
@@ -855,6 +860,8 @@ class Kernel:
     def release(self, cell: Cell) -> None:
         """The cell is dead: free its place, names, groups, timers and tasks, before anyone is told (S32)."""
         self._alive -= 1
+        if self.orphans:
+            self.orphans.pop(cell, None)
         parent = cell.parent
         if parent is not None and parent.children is not None and parent.children.get(cell.id) is cell:
             del parent.children[cell.id]
@@ -1216,8 +1223,8 @@ class Kernel:
                 cell.make_ready()
 
     def cells(self) -> Iterable[Cell]:
-        """Go through all living actors, parents before children."""
-        pending = list((self.root.children or {}).values())
+        """Go through all living actors, parents before children, those first whose parent is gone."""
+        pending = [*self.orphans, *(self.root.children or {}).values()]
         while pending:
             cell = pending.pop()
             yield cell

@@ -117,3 +117,5 @@ def _announce(cell: Cell, reason: object) -> None:
     children, cell.children = cell.children, None
     for child in reversed(list((children or {}).values())):
         child.parent_ended(reason)
+        if child.is_alive():
+            cell.kernel.orphans[child] = None
