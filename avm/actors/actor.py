@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
-
-from avm.actors.cell import DEAD, IDLE, READY, Cell, Reply
+from avm.actors.cell import DEAD, IDLE, READY, Cell
 from avm.actors.crash import outline
-from avm.actors.event import ATOMS, Request, is_plain, seal_event
+from avm.actors.event import Request, is_plain, seal_event
 from avm.actors.mailbox import OVERFLOWS
 from avm.actors.ref import DEFAULT_TIMEOUT, Pid, Ref
 from avm.actors.reply import PendingReply, Requests
@@ -28,7 +27,7 @@ from avm.scheduler import PRIORITIES
 
 if TYPE_CHECKING:
     from avm.actors.hooks import Report
-    from avm.actors.kernel import Destination, Kernel
+    from avm.actors.kernel import Destination
 
 E = TypeVar("E")
 S = TypeVar("S", bound="Actor")
@@ -64,7 +63,9 @@ class Behaviour:
         "has_starting",
         "has_stopping",
         "hibernate_after",
+        "max_bytes",
         "max_mailbox",
+        "over_bytes",
         "overflow",
         "priority",
         "slow",
@@ -81,10 +82,12 @@ class Behaviour:
         self.max_mailbox: int | None = cls.max_mailbox
         self.overflow: str = cls.overflow
         self.urgent: bool = cls.urgent
+        self.max_bytes: int | None = cls.max_bytes
+        self.over_bytes: str = cls.over_bytes
         self.hibernate_after: float | None = cls.hibernate_after
         self.has_starting = cls.starting is not Actor.starting
         self.has_stopping = cls.stopping is not Actor.stopping
-        self.slow = self.max_mailbox is not None or self.hibernate_after is not None
+        self.slow = any(x is not None for x in (self.max_mailbox, self.max_bytes, self.hibernate_after))
         self._check()
 
     def _check(self) -> None:
@@ -98,6 +101,13 @@ class Behaviour:
         if self.max_mailbox is not None and (type(self.max_mailbox) is not int or self.max_mailbox < 1):
             raise SpecError(
                 f"{name}: max_mailbox must be a whole number of 1 or more, or None, got {self.max_mailbox!r}."
+            )
+
+        if self.over_bytes not in ("kill", "report"):
+            raise SpecError(f"{name}: over_bytes must be 'kill' or 'report', got {self.over_bytes!r}.")
+        if self.max_bytes is not None and (type(self.max_bytes) is not int or self.max_bytes < 1):
+            raise SpecError(
+                f"{name}: max_bytes must be a whole number of 1 or more, or None, got {self.max_bytes!r}."
             )
 
     def find(self, event_type: type) -> Callable[[Any, Any], Any] | None:
@@ -166,6 +176,8 @@ class Actor:
         trap_exit: True turns exit signals of others into `Exit` events (S36). May be set on the instance.
         max_mailbox: how many events may wait; None (default) is no limit. `overflow` says what happens then: "reject"
             (default: asks fail, tells become dead letters), "drop_oldest", "drop_newest", "block", "kill".
+        max_bytes: how much may wait in the mailbox and be kept in attributes, in bytes (S12); None (default) is no
+            limit. `over_bytes`: "kill" (default) ends an actor that has more, "report" only tells.
         urgent: True takes `tell(..., urgent=True)` before ordinary events (S8).
         hibernate_after: seconds of idleness after which `hibernating` is called; None (default) is never.
     """
@@ -176,6 +188,8 @@ class Actor:
     trap_exit: bool = False
     max_mailbox: ClassVar[int | None] = None
     overflow: ClassVar[str] = "reject"
+    max_bytes: ClassVar[int | None] = None
+    over_bytes: ClassVar[str] = "kill"
     urgent: ClassVar[bool] = False
     hibernate_after: ClassVar[float | None] = None
 
@@ -207,7 +221,7 @@ class Actor:
 
     def describe(self) -> dict[str, object]:
         """Return what a report may show of the state; leave secrets out. The default shows the names of attributes."""
-        return {name: "..." for name in getattr(self, "__dict__", {})}
+        return dict.fromkeys(getattr(self, "__dict__", {}), "...")
 
     # Who I am.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import perf_counter
@@ -77,6 +78,8 @@ class Extras:
         "idle_seconds",
         "idle_timer",
         "last_reply",
+        "mail_bytes",
+        "over_bytes",
         "over_water",
         "owed",
         "postpone",
@@ -84,6 +87,7 @@ class Extras:
         "protected",
         "room",
         "start",
+        "state_bytes",
         "tasks",
         "timers",
         "waiters",
@@ -100,6 +104,9 @@ class Extras:
         self.idle_seconds: float | None = None
         self.idle_timer: Timer | None = None
         self.last_reply: tuple[Reply, Any] | None = None  # stop and reply: sent after `stopping` (S21)
+        self.mail_bytes = 0  # of what waits, and of the state at the last rest (S12)
+        self.state_bytes = 0
+        self.over_bytes = False
         self.over_water = False
         self.owed: dict[Reply, None] = {}  # deferred replies
         self.postpone = False
@@ -170,7 +177,9 @@ class Cell:
         self.rest = IDLE
         self.quick = kernel.quick
         self.alert = False
-        self.limit = behaviour.max_mailbox
+        self.limit = (
+            behaviour.max_mailbox if behaviour.max_bytes is None else behaviour.max_mailbox or sys.maxsize
+        )
         self.letter: Letter | None = None
         self.mailbox: deque[Letter] | None = None
         self.lane: deque[Letter] | None = None
@@ -459,19 +468,23 @@ class Cell:
             if len(self.kernel.boxes) < 1024:
                 self.kernel.boxes.append(box)
         self.state = self.rest
-        if self.more is not None:
+        if self.more is not None or self.rest:
             self.rested()
 
     def rested(self) -> None:
         """After it became idle: what only cells with extras need."""
         more = self.more
+        if self.behaviour.max_bytes is not None:
+            self.kernel.measure_state(self)
         if more is None:
+            if self.rest == RESTING and self.state == RESTING:
+                self.kernel.rest(self)
             return
         if more.over_water:
             self.kernel.check_water(self)
         if more.room:
             self.kernel.make_room(self)
-        if self.rest == RESTING:
+        if self.rest == RESTING and self.state == RESTING:
             self.kernel.rest(self)
 
     def _is_held(self) -> bool:

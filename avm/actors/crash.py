@@ -1,4 +1,4 @@
-"""Crash reports: everything an operator wants to know of an abnormal end, bounded in size, redacted by the actor (S76, S77)."""
+"""Crash reports: what an operator wants to know of an abnormal end, bounded, redacted by the actor (S76, S77)."""
 
 from __future__ import annotations
 

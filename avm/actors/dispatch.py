@@ -1,8 +1,8 @@
 """Dispatch: the inner loop of the runtime. Takes ready cells and runs their handlers in place in a worker's task.
 
 This is the one place where speed decides the shape: the common case, one event for an actor that then is idle again,
-is written out here in a single frame. Whatever is out of the ordinary (signals, more than one event, no handler, an end)
-is left to `Cell.run`.
+is written out here in a single frame. Whatever is out of the ordinary (signals, more than one event, an end) is left
+to `Cell.run`.
 """
 
 from __future__ import annotations

@@ -49,7 +49,6 @@ from avm.actors.registry import Groups, Names
 from avm.actors.signals import (
     Down,
     Exit,
-    Killed,
     Monitor,
     Normal,
     Other,
@@ -63,7 +62,6 @@ from avm.actors.timers import Deadlines, TimerRef, Timers
 from avm.actors.zombies import Zombies
 from avm.errors import (
     ActorDead,
-    ActorExited,
     AskCycle,
     AskTimeout,
     AVMError,
@@ -89,12 +87,14 @@ ASK_TIMEOUT = 60.0
 HIGH_WATER = 10_000
 LOW_WATER = 5_000
 DIRECT_IN_A_ROW = 64
+# A chain of handlers that wait for each other's ends is quiet for a turn or two between its links.
+QUIET_TURNS = 12
 
 
 class Strategy(Protocol):
     """A destination that picks receivers when something is sent: the router's strategies."""
 
-    def resolve(self, event: object, kernel: Kernel) -> Iterable[Cell]:
+    def resolve(self, event: object, kernel: Kernel) -> tuple[Cell, ...]:
         """Return the cells that get this event; none is a dead letter, or NoProc for an ask."""
 
 
@@ -164,6 +164,8 @@ class Kernel:
         self.deadlines = Deadlines(self.timers, self.now)
         self.names = Names()
         self.groups = Groups()
+        # Who gets what is published under a group's name; the router puts its topics here.
+        self.audience: Callable[[str], tuple[Cell, ...]] = self.groups.members
         self.zombies = Zombies(self)
         self.dead_letters: Counter[str] = Counter()
         self.taps: list[Tap] = []
@@ -525,9 +527,7 @@ class Kernel:
                 f"a destination is a Ref, a Pid, a name, a path or a routing strategy; got {dest!r}."
             )
         letter = (event, sender, reply, handles)
-        last = None
         for target in targets:
-            last = target
             if self.taps:
                 self._tap(target, sender, event)
             if urgent and target.behaviour.urgent:
@@ -543,12 +543,14 @@ class Kernel:
             return (target,) if target is not None else ()
         if hasattr(dest, "resolve"):
             return tuple(dest.resolve(event, self))
-        raise EventError(f"a destination is a Ref, a Pid, a name, a path or a routing strategy; got {dest!r}.")
+        raise EventError(
+            f"a destination is a Ref, a Pid, a name, a path or a routing strategy; got {dest!r}."
+        )
 
     def publish(self, sender: Cell | None, group: str, event: object) -> int:
-        """Send to the members of a group now, once for each membership; sealed once (S83)."""
+        """Send to the audience of a group or topic now, once for each membership; sealed once (S83)."""
         sealed, handles = self._seal(event)
-        members = self.groups.members(group)
+        members = self.audience(group)
         letter = (sealed, sender, None, handles)
         for member in members:
             if self.taps:
@@ -640,7 +642,12 @@ class Kernel:
         future: asyncio.Future[Any] = self.loop.create_future()
         letter = (request, sender, future, handles)
         if sender is not None:
-            if sender.state == DEAD or target is sender or target.asking is not None or target.more is not None:
+            if (
+                sender.state == DEAD
+                or target is sender
+                or target.asking is not None
+                or target.more is not None
+            ):
                 self._check_cycle(sender, target)
             if sender.more is not None or sender.asking is not None:
                 return await self._ask_beside(sender, target, letter, timeout)
@@ -926,6 +933,10 @@ class Kernel:
     def admit(self, cell: Cell, letter: Letter) -> bool:
         """Decide on an event for a bounded mailbox."""
         return mailbox.admit(self, cell, letter)
+
+    def measure_state(self, cell: Cell) -> None:
+        """Compare what an actor keeps with its `max_bytes` (S12)."""
+        mailbox.measure_state(self, cell)
 
     def check_water(self, cell: Cell) -> None:
         """Compare a mailbox with the high and low marks."""
@@ -1254,9 +1265,12 @@ class Kernel:
         return self.scheduler.is_quiet()
 
     async def idle(self) -> None:
-        """Wait until the kernel is quiet for two turns of the loop; for tests."""
+        """Wait until nothing has been ready or running for `QUIET_TURNS` turns of the loop; for tests.
+
+        Handlers that wait do not count, so what a timer, a socket or a thread will start later is not waited for.
+        """
         quiet = 0
-        while quiet < 3:
+        while quiet < QUIET_TURNS:
             await asyncio.sleep(0)
             quiet = quiet + 1 if self.is_quiet() else 0
 
@@ -1282,8 +1296,8 @@ def _asked_by(cell: Cell) -> tuple[Cell, ...]:
 
 def _too_late(timeout: float, target: Cell, request: type) -> AskTimeout:
     return AskTimeout(
-        f"{target.pid_text} did not answer {request.__name__} in {timeout:g} s; it still may handle it, the reply will be dropped. "
-        "Give ask() a longer timeout=, or look at what it waits for."
+        f"{target.pid_text} did not answer {request.__name__} in {timeout:g} s; it still may handle it, "
+        "and the reply will be dropped. Give ask() a longer timeout=, or look at what it waits for."
     )
 
 

@@ -1,11 +1,15 @@
-"""What a bounded mailbox does with an event that has no room (S10), and high and low water (S11)."""
+"""What a bounded mailbox does with an event that has no room (S10), high and low water (S11), and max_bytes (S12)."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Literal, get_args
 
+import attrs
+
+from avm.actors.event import is_event
 from avm.actors.hooks import LimitReport, MailboxWater
 from avm.errors import MailboxFull
 
@@ -20,6 +24,8 @@ OVERFLOWS: tuple[str, ...] = get_args(Overflow)
 def admit(kernel: Kernel, cell: Cell, letter: Letter) -> bool:
     """Decide on an event for a bounded mailbox; false if it was refused or the actor ended of it."""
     limit = cell.limit
+    if cell.behaviour.max_bytes is not None and not _has_memory(kernel, cell, letter):
+        return False
     found = cell.length()
     if limit is None or found < limit:
         return True
@@ -39,6 +45,61 @@ def admit(kernel: Kernel, cell: Cell, letter: Letter) -> bool:
         reply.set_exception(full(cell))
     kernel.undelivered("mailbox_full", cell.pid_text, letter)
     return False
+
+
+# S12: what waits and what the actor says it keeps, in bytes. Measured at each arrival, and at each rest for the state.
+def _has_memory(kernel: Kernel, cell: Cell, letter: Letter) -> bool:
+    more = cell.extras()
+    more.mail_bytes += footprint(letter[0])
+    return not _is_too_large(kernel, cell, letter)
+
+
+def measure_state(kernel: Kernel, cell: Cell) -> None:
+    """The mailbox is empty and the actor rests: measure what it keeps (S12)."""
+    more = cell.extras()
+    more.mail_bytes = 0
+    more.state_bytes = footprint(getattr(cell.actor, "__dict__", None))
+    _is_too_large(kernel, cell, None)
+
+
+def _is_too_large(kernel: Kernel, cell: Cell, letter: Letter | None) -> bool:
+    more, allowed = cell.extras(), cell.behaviour.max_bytes
+    found = more.mail_bytes + more.state_bytes
+    if allowed is None or found <= allowed:
+        more.over_bytes = False
+        return False
+    if not more.over_bytes:
+        more.over_bytes = True
+        kernel.report_limit(
+            lambda at: LimitReport(at=at, path=cell.path, limit="max_bytes", found=found, allowed=allowed)
+        )
+    if cell.behaviour.over_bytes == "report":
+        return False
+    if letter is not None:
+        kernel.undelivered("no_memory", cell.pid_text, letter)
+    cell.kill()
+    return True
+
+
+def footprint(value: object) -> int:
+    """Add up the bytes of a value and of what it holds, each object once; foreign objects count alone."""
+    total = 0
+    seen: set[int] = set()
+    pending: list[object] = [value]
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        total += sys.getsizeof(one)
+        if isinstance(one, dict):
+            pending.extend(one)
+            pending.extend(one.values())
+        elif isinstance(one, (list, tuple, set, frozenset, deque)):
+            pending.extend(one)
+        elif is_event(one):
+            pending.extend(getattr(one, f.name) for f in attrs.fields(type(one)))  # type: ignore[arg-type]
+    return total
 
 
 def full(cell: Cell) -> MailboxFull:

@@ -100,7 +100,7 @@ class Ref:
         return self.reach() is not None
 
     def tell(self, event: object) -> None:
-        """Send an event from outside any actor; never waits and never fails for a missing receiver (S3). Thread-safe."""
+        """Send an event from outside any actor, from any thread; never waits, never fails for want of a receiver (S3)."""
         self.cell.kernel.tell(self, event)
 
     @overload

@@ -156,7 +156,7 @@ class Deadlines:
         who: Any = None,
         what: Any = None,
     ) -> None:
-        """Fail `future` with `error(seconds, who, what)` in `seconds` unless it is done: a reply that is there wins (S15)."""
+        """Fail `future` with `error(seconds, who, what)` in `seconds` unless it is done: a reply wins (S15)."""
         try:
             lane = self._lanes[seconds]
         except KeyError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -35,5 +36,10 @@ class LoopClock:
         self.now = time.monotonic
 
     def call_at(self, when: float, callback: Callable[[], None]) -> TimerHandle:
-        """Call back when the loop gets there; a time in the past means at the next turn."""
-        return self._loop.call_later(max(0.0, when - self.now()), callback)
+        """Call back when the loop gets there; a time in the past means at the next turn.
+
+        uvloop cuts delays to whole milliseconds, so it would be early, and again, and spin until the time has come:
+        the delay is rounded up to the next millisecond.
+        """
+        delay = when - self.now()
+        return self._loop.call_later(math.ceil(delay * 1000.0) / 1000.0 if delay > 0.0 else 0.0, callback)

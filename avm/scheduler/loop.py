@@ -64,7 +64,7 @@ def one_turn() -> Generator[None, None, None]:
 
 
 class Scheduler:
-    """One loop, one ready queue. Whoever makes something ready appends it to a lane, and calls `wake` if `active` is None."""
+    """One loop, one ready queue. Whoever makes something ready appends it to a lane; is `active` None, it calls `wake`."""
 
     __slots__ = (
         "_closed",
@@ -115,7 +115,7 @@ class Scheduler:
             self.loop.call_soon(self.turn, worker)
 
     def turn(self, worker: Worker) -> None:
-        """On the turn after a coroutine began: if its worker is still inside, it waits, and the queue needs an owner."""
+        """On the turn after a coroutine began: if its worker is still inside, the queue needs another owner."""
         self.armed = False
         runnable = worker.runnable
         if runnable is not None:

@@ -61,7 +61,9 @@ def test_an_ask_fails_at_once_when_the_actor_exits_before_replying_S13_S14(
             ref = await kernel.spawn(Recorder)
             if not busy_with_it:
                 first = asyncio.ensure_future(kernel.ask(ref, Wait()))
-            asked = asyncio.ensure_future(kernel.ask(ref, Wait() if busy_with_it else Double(1), timeout=None))
+            asked = asyncio.ensure_future(
+                kernel.ask(ref, Wait() if busy_with_it else Double(1), timeout=None)
+            )
             await actor_of(ref).entered.wait()
             if reason == Killed():
                 kernel.kill(ref)
@@ -81,7 +83,9 @@ def test_the_exception_of_a_crash_is_the_cause_S13(run) -> None:
     async def body() -> None:
         async with Kernel() as kernel:
             ref = await kernel.spawn(Recorder)
-            with pytest.raises(ActorExited, match=r"exited \(RuntimeError: boom\) before it answered Boom") as caught:
+            with pytest.raises(
+                ActorExited, match=r"exited \(RuntimeError: boom\) before it answered Boom"
+            ) as caught:
                 await kernel.ask(ref, Boom())
             assert isinstance(caught.value.__cause__, RuntimeError)
             with pytest.raises(NoProc):

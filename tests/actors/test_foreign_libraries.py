@@ -158,7 +158,9 @@ def test_context_variables_do_not_leak_to_another_actor(run, suspends: bool) -> 
     async def body() -> None:
         async with Kernel() as kernel:
             setter, reader = await kernel.spawn(Setter), await kernel.spawn(Reader)
-            both = await asyncio.gather(*(kernel.ask(ref, Do("work")) for ref in (setter, reader, setter, reader)))
+            both = await asyncio.gather(
+                *(kernel.ask(ref, Do("work")) for ref in (setter, reader, setter, reader))
+            )
             assert both == ["dirty", "clean", "dirty", "clean"]
 
     run(body())

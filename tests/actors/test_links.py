@@ -121,7 +121,10 @@ class TestExitSignals:
             async with Kernel() as kernel:
                 victim = await kernel.spawn(Recorder)
                 link = script(link=lambda actor: actor.link(victim))
-                plain, trapping = await kernel.spawn(Scripted, link), await kernel.spawn(ScriptedTrapper, link)
+                plain, trapping = (
+                    await kernel.spawn(Scripted, link),
+                    await kernel.spawn(ScriptedTrapper, link),
+                )
                 for ref in (plain, trapping):
                     await kernel.ask(ref, Call("link"))
                 pid = victim.pid

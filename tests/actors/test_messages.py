@@ -250,8 +250,12 @@ def test_a_postponed_request_is_answered_after_its_retry_S7(run) -> None:
     run(body())
 
 
-@pytest.mark.parametrize("takes, order", [(True, ["first", "u1", "u2", "a"]), (False, ["first", "a", "u1", "u2"])])
-def test_urgent_messages_go_first_in_order_if_the_receiver_opted_in_S8(run, takes: bool, order: list[str]) -> None:
+@pytest.mark.parametrize(
+    "takes, order", [(True, ["first", "u1", "u2", "a"]), (False, ["first", "a", "u1", "u2"])]
+)
+def test_urgent_messages_go_first_in_order_if_the_receiver_opted_in_S8(
+    run, takes: bool, order: list[str]
+) -> None:
     class Desk(Recorder):
         urgent = takes
 
@@ -407,6 +411,55 @@ def test_high_and_low_water_are_reported_once_each_S11(run) -> None:
                 await kernel.idle()
             found = [r.high for r in reports if isinstance(r, MailboxWater)]
             assert found == [True, False, True, False]
+
+    run(body())
+
+
+@pytest.mark.parametrize("policy_, lives", [("kill", False), ("report", True)])
+@pytest.mark.parametrize("where", ["mailbox", "state"])
+def test_an_actor_over_its_bytes_is_killed_or_only_reported_S12(
+    run, policy_: str, lives: bool, where: str
+) -> None:
+    class Heavy(Recorder):
+        max_bytes = 100_000
+        over_bytes = policy_
+
+    async def body() -> None:
+        reports: list[Any] = []
+        async with Kernel(observers=[reports.append]) as kernel:
+            ref = await kernel.spawn(Heavy)
+            if where == "mailbox":
+                kernel.suspend(ref)
+            for n in range(60):
+                ref.tell(Note(f"{n:04}" * 500))
+            await kernel.idle()
+            assert ref.is_alive() == lives
+            (report,) = [r for r in reports if isinstance(r, LimitReport)]
+            assert (report.limit, report.allowed) == ("max_bytes", 100_000)
+            assert report.found > 100_000
+            if lives:
+                kernel.resume(ref)
+            else:
+                assert ref.last_pid.cell.reason == Killed()
+
+    run(body())
+
+
+def test_an_actor_within_its_bytes_goes_on_S12(run) -> None:
+    class Light(Actor):
+        max_bytes = 100_000
+
+        @on(Note)
+        def note(self, note: Note) -> None: ...
+
+    async def body() -> None:
+        async with Kernel() as kernel:
+            ref = await kernel.spawn(Light)
+            for n in range(300):
+                ref.tell(Note(f"{n:04}" * 500))
+                if n % 10 == 0:
+                    await kernel.idle()
+            assert ref.is_alive()
 
     run(body())
 

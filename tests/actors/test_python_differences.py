@@ -203,7 +203,9 @@ class TestCancel:
                 entered = ref.cell.actor.entered = asyncio.Event()
                 ref.tell(Do("work"))
                 await inside(entered)
-                assert await kernel.stop_and_wait(None, ref.last_pid, Shutdown("enough"), 5) == Shutdown("enough")
+                assert await kernel.stop_and_wait(None, ref.last_pid, Shutdown("enough"), 5) == Shutdown(
+                    "enough"
+                )
                 assert log == [0, 1, 2]
 
         run(body())
@@ -377,7 +379,9 @@ class TestWhatEscapes:
             ("base", BaseException),
         ],
     )
-    def test_an_exception_is_the_reason_and_everyone_else_goes_on_S98_S99(self, run, what: str, kind: type) -> None:
+    def test_an_exception_is_the_reason_and_everyone_else_goes_on_S98_S99(
+        self, run, what: str, kind: type
+    ) -> None:
         async def body() -> None:
             async with Kernel() as kernel:
                 other = await kernel.spawn(self.Escaper)
@@ -666,5 +670,3 @@ def test_closing_leaves_no_pending_tasks_and_prints_nothing_S102() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-

@@ -196,7 +196,9 @@ class TestGroups:
         async def body() -> None:
             async with Kernel() as kernel:
                 refs = [
-                    await kernel.spawn(Scripted, script(join=lambda a: a.join("g"), leave=lambda a: a.leave("g")))
+                    await kernel.spawn(
+                        Scripted, script(join=lambda a: a.join("g"), leave=lambda a: a.leave("g"))
+                    )
                     for _ in range(3)
                 ]
                 await kernel.ask(refs[0], Call("join"))

@@ -187,7 +187,8 @@ def test_a_cancelled_interval_stops_S86(run) -> None:
                 actor.timer = actor.send_interval(1, actor.pid, Note("tick"))
 
             ref = await kernel.spawn(
-                Scripted, {"go": go, "cancel": lambda a: a.cancel(a.timer), "again": lambda a: a.cancel(a.timer)}
+                Scripted,
+                {"go": go, "cancel": lambda a: a.cancel(a.timer), "again": lambda a: a.cancel(a.timer)},
             )
             await kernel.ask(ref, Call("go"))
             for _ in range(2):
