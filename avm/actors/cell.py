@@ -131,7 +131,6 @@ class Cell:
         "behaviour",
         "born",
         "children",
-        "current",
         "ending",
         "handled",
         "id",
@@ -183,7 +182,6 @@ class Cell:
         self.letter: Letter | None = None
         self.mailbox: deque[Letter] | None = None
         self.lane: deque[Letter] | None = None
-        self.current: Letter | None = None
         self.worker: Worker | None = None
         self.ending: object = None
         self.reason: object = None
@@ -243,9 +241,30 @@ class Cell:
             more = self.more = Extras()
         return more
 
+    def is_inside(self) -> bool:
+        """Tell whether a handler or callback of it is under way, running or waiting."""
+        return self.kernel.inside is self or self.scheduler.worker_of(self) is not None
+
+    @property
+    def current(self) -> Letter | None:
+        """The event whose handler is under way. It stands in `letter`, which otherwise is the first that waits."""
+        return self.letter if self.letter is not None and self.is_inside() else None
+
+    def waiting_letter(self) -> Letter | None:
+        """The event in `letter` if it waits there."""
+        return self.letter if self.letter is not None and not self.is_inside() else None
+
+    # The slot is free for the event being handled; one that waits in it goes to the head of the mailbox.
+    def _shelve(self) -> None:
+        if self.letter is not None:
+            if self.mailbox is None:
+                self.mailbox = deque()
+            self.mailbox.appendleft(self.letter)
+            self.letter = None
+
     def length(self) -> int:
         """Count the events that wait, postponed ones included (S7)."""
-        n = 0 if self.letter is None else 1
+        n = 0 if self.waiting_letter() is None else 1
         if self.mailbox is not None:
             n += len(self.mailbox)
         if self.lane is not None:
@@ -259,13 +278,15 @@ class Cell:
         yield from self.lane or ()
         if self.more is not None:
             yield from self.more.postponed
-        if self.letter is not None:
-            yield self.letter
+        first = self.waiting_letter()
+        if first is not None:
+            yield first
         yield from self.mailbox or ()
 
     def drop(self, unwanted: Callable[[Any], bool]) -> None:
         """Remove waiting events."""
-        if self.letter is not None and unwanted(self.letter[0]):
+        first = self.waiting_letter()
+        if first is not None and unwanted(first[0]):
             self.letter = None
         if self.mailbox is not None:
             self.mailbox = deque(x for x in self.mailbox if not unwanted(x[0]))
@@ -341,6 +362,8 @@ class Cell:
                 return
         elif self.state != READY:
             return
+        if self.ending is None:
+            self._shelve()
         scheduler, actor, table = self.scheduler, self.actor, self.table
         allowed = budget
         began = 0.0
@@ -359,17 +382,12 @@ class Cell:
                     if self.ending is not None or self.state != READY:
                         continue
                 if letter is None:
-                    letter = self.letter
-                    if letter is not None:
-                        self.letter = None
-                    else:
-                        box = self.mailbox
-                        if box:
-                            letter = box.popleft()
-                        else:
-                            self._go_idle(box)
-                            return
-                self.current = letter
+                    box = self.mailbox
+                    if not box:
+                        self._go_idle(box)
+                        return
+                    letter = box.popleft()
+                self.letter = letter
                 event, _, reply, _ = letter
                 handler = table.get(event.__class__) or self.unknown(event)
                 budget -= 1
@@ -401,7 +419,7 @@ class Cell:
     # Others want to run as well (S96).
     def _yield_slice(self) -> None:
         if self.state == READY:
-            self.current = None
+            self.letter = None
             if self.more is not None and self.more.over_water:
                 self.kernel.check_water(self)
             self.queue.append(self)
@@ -412,15 +430,14 @@ class Cell:
         """Handle an event in the caller's own task. Only for a handler that is a plain function, only when idle."""
         kernel = self.kernel
         self.state = READY
-        self.current = letter
+        self.letter = letter
         reply = letter[2]
         kernel.inside = self
         self.handled += 1
         try:
             result = self.scheduler.context.copy().run(handler, self.actor, letter[0])
             if result.__class__ is CoroutineType:
-                self.letter = (_Begun(result), letter[1], reply, letter[3])
-                self._go_on()
+                self._go_on((_Begun(result), letter[1], reply, letter[3]))
                 return
             if reply is not None and not self.alert:
                 self.answer(reply, result)
@@ -437,7 +454,7 @@ class Cell:
             if not self.after(letter, reply, result):
                 self._go_on()
         elif self.mailbox is None:
-            self.current = None
+            self.letter = None
             self.state = self.rest
             if self.rest:
                 self.rested()
@@ -445,7 +462,8 @@ class Cell:
             self._go_on()
 
     # Let a worker do the rest.
-    def _go_on(self) -> None:
+    def _go_on(self, first: Letter | None = None) -> None:
+        self.letter = first
         self.queue.append(self)
         if self.scheduler.active is None:
             self.scheduler.wake()
@@ -457,12 +475,12 @@ class Cell:
             self.ending = self.kernel.reason_of(error)
         if self.behaviour.has_stopping or self._has_loose_ends():
             self.alert = True
-            self._go_on()
+            self._go_on(self.letter)
         else:
             self.die(self.ending)
 
     def _go_idle(self, box: deque[Letter] | None) -> None:
-        self.current = None
+        self.letter = None
         if box is not None:
             self.mailbox = None
             if len(self.kernel.boxes) < 1024:
@@ -490,7 +508,7 @@ class Cell:
     def _is_held(self) -> bool:
         if self.more is not None and self.more.hold:
             self.state = HELD
-            self.current = None
+            self.letter = None
             return True
         return False
 
@@ -690,7 +708,7 @@ class Cell:
 
     def interrupt(self, worker: Worker) -> None:
         """Cancel what runs in a worker of this cell, again at each later `await` until it is left."""
-        worker.spoiled = True
+        worker.spoiled = worker.look = True
         self._cancel(worker, 0.0)
 
     def _cancel(self, worker: Worker, delay: float) -> None:
@@ -759,23 +777,17 @@ class Cell:
     def _fail_asks(self, reason: object) -> None:
         more = self.more
         kernel = self.kernel
+        current = self.current
+        waiting = list(self.letters())
+        self.letter = self.mailbox = self.lane = None
         if more is not None and more.last_reply is not None:
             reply, result = more.last_reply
             more.last_reply = None
-            self.current = None
             self.answer(reply, result)
-        if self.current is not None:
-            reply_now = self.current[2]
-            if reply_now is not None and not reply_now.done():
-                reply_now.set_exception(self.exited(reason, self.current[0]))
-                reply_now.exception()
-        waiting = list(self.letters())
-        self.letter = self.mailbox = self.lane = self.current = None
+        elif current is not None:
+            self._fail(current, reason)
         for letter in waiting:
-            reply_later = letter[2]
-            if reply_later is not None and not reply_later.done():
-                reply_later.set_exception(self.exited(reason, letter[0]))
-                reply_later.exception()
+            self._fail(letter, reason)
             if not isinstance(letter[0], Exit):
                 kernel.undelivered("ended", self.pid_text, letter)
         if more is not None:
@@ -788,6 +800,12 @@ class Cell:
             if more.start is not None and not more.start.done():
                 more.start.set_exception(self._start_error(reason))
                 more.start.exception()
+
+    def _fail(self, letter: Letter, reason: object) -> None:
+        reply = letter[2]
+        if reply is not None and not reply.done():
+            reply.set_exception(self.exited(reason, letter[0]))
+            reply.exception()
 
     def exited(self, reason: object, event: object) -> ActorExited:
         """Make the error that somebody who asked gets."""

@@ -14,7 +14,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING
 
 from avm.errors import Refuse
-from avm.scheduler import MAX_IDLE_WORKERS, Worker, one_turn
+from avm.scheduler import Worker, one_turn
 
 if TYPE_CHECKING:
     from avm.actors.cell import Cell
@@ -48,23 +48,14 @@ class Dispatcher:
         loop, turn = scheduler.loop, scheduler.turn
         began = 0.0
         slices = self._slices
-        idle = scheduler.idle
         cell: Cell
         while True:
             lane = user or normal or background
-            if not lane or scheduler.active is not me:
-                if scheduler.active is me:
-                    scheduler.active = None
-                elif scheduler.active is None and lane:
-                    # Back from a handler that waited, and nobody took the queue meanwhile.
-                    scheduler.active = me
-                    continue
+            if not lane:
+                scheduler.active = None
                 me.runnable = None
-                if len(idle) >= MAX_IDLE_WORKERS:
+                if not await scheduler.park(me):
                     return
-                idle.append(me)
-                me.parked = parked = loop.create_future()
-                await parked
                 slices = self._slices
                 began = 0.0
                 continue
@@ -80,11 +71,12 @@ class Dispatcher:
             me.runnable = cell
             letter = cell.letter
             if letter is not None and not cell.alert:
-                cell.letter = None
-                cell.current = letter
                 event, _, reply, _ = letter
                 try:
-                    handler = cell.table.get(event.__class__) or cell.unknown(event)
+                    try:
+                        handler = cell.table[event.__class__]
+                    except KeyError:
+                        handler = cell.unknown(event)
                     result = handler(cell.actor, event)
                     if result.__class__ is CoroutineType:
                         if not scheduler.armed:
@@ -95,6 +87,7 @@ class Dispatcher:
                         cell.answer(reply, result)
                 except Refuse as refusal:
                     cell.refuse(reply, refusal)
+                    cell.letter = None
                     await self._run(cell, me)
                 except BaseException as error:
                     cell.handled += 1
@@ -103,17 +96,29 @@ class Dispatcher:
                     cell.handled += 1
                     if cell.alert:
                         if not cell.after(letter, reply, result):
+                            cell.letter = None
                             await self._run(cell, me)
                     elif cell.mailbox is None:
-                        cell.current = None
+                        cell.letter = None
                         rest = cell.state = cell.rest
                         if rest:
                             cell.rested()
                     else:
+                        cell.letter = None
                         await self._run(cell, me)
             else:
                 await self._run(cell, me)
-            if me.spoiled or copy_context() != context:
+            if me.look:
+                if me.spoiled:
+                    return
+                me.look = False
+                if scheduler.active is None:
+                    # Back from a handler that waited, and nobody took the queue meanwhile.
+                    scheduler.active = me
+                elif scheduler.active is not me:
+                    if copy_context() != context or not await scheduler.park(me):
+                        return
+            if copy_context() != context:
                 return
 
     # A batch of slices ended: make the next as long as fits BATCH_SECONDS.
@@ -132,7 +137,7 @@ class Dispatcher:
         except BaseException as error:
             if not (isinstance(error, asyncio.CancelledError) and me.spoiled):
                 self._kernel.bug(error)
-            me.spoiled = True
+            me.spoiled = me.look = True
 
     async def _failed(self, cell: Cell, error: BaseException, me: Worker) -> None:
         try:
@@ -140,4 +145,4 @@ class Dispatcher:
         except BaseException as bug:
             if not (isinstance(bug, asyncio.CancelledError) and me.spoiled):
                 self._kernel.bug(bug)
-            me.spoiled = True
+            me.spoiled = me.look = True

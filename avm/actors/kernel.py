@@ -1142,8 +1142,9 @@ class Kernel:
         box = cell.mailbox
         if box is None:
             box = cell.mailbox = deque()
-        if cell.letter is not None:
-            box.appendleft(cell.letter)
+        first = cell.waiting_letter()
+        if first is not None:
+            box.appendleft(first)
             cell.letter = None
         box.extendleft(reversed(more.postponed))
         more.postponed = []

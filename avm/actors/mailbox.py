@@ -112,8 +112,9 @@ def full(cell: Cell) -> MailboxFull:
 
 def _drop_oldest(kernel: Kernel, cell: Cell) -> None:
     oldest: Letter | None = None
-    if cell.letter is not None:
-        oldest, cell.letter = cell.letter, None
+    first = cell.waiting_letter()
+    if first is not None:
+        oldest, cell.letter = first, None
     elif cell.mailbox:
         oldest = cell.mailbox.popleft()
     elif cell.more is not None and cell.more.postponed:

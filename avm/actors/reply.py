@@ -36,7 +36,7 @@ class PendingReply:
             more = cell.extras()
             more.deferred = True
             cell.alert = True
-            cell.current = (current[0], current[1], None, current[3])
+            cell.letter = (current[0], current[1], None, current[3])
             if future is not None and not future.done():
                 more.owed[future] = None
                 future.add_done_callback(lambda done: more.owed.pop(done, None))

@@ -33,7 +33,7 @@ class Runnable(Protocol):
 class Worker:
     """One task that runs slices. `runnable` is what it is inside of right now, None between batches."""
 
-    __slots__ = ("parked", "runnable", "spoiled", "task")
+    __slots__ = ("look", "parked", "runnable", "spoiled", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None]
@@ -41,6 +41,8 @@ class Worker:
         self.parked: asyncio.Future[None] | None = None
         # Set by whoever cancels the task: a cancelled task may not be used for anything else.
         self.spoiled = False
+        # Something happened to it while it was inside a runnable: it lost the queue, or it is spoiled.
+        self.look = False
 
 
 Work = Callable[[Worker, "Scheduler"], Coroutine[Any, Any, None]]
@@ -121,9 +123,20 @@ class Scheduler:
         if runnable is not None:
             runnable.worker = worker
             if self.active is worker:
+                worker.look = True
                 self.active = None
                 if self.queue:
                     self.wake()
+
+    async def park(self, worker: Worker) -> bool:
+        """Wait until there is something to do and the queue is this worker's; false if there are idle ones enough."""
+        worker.runnable = None
+        if len(self.idle) >= MAX_IDLE_WORKERS:
+            return False
+        self.idle.append(worker)
+        worker.parked = self.loop.create_future()
+        await worker.parked
+        return True
 
     def worker_of(self, runnable: Runnable) -> Worker | None:
         """Return the worker that is inside a runnable now, None if none is."""
