@@ -778,7 +778,7 @@ class Cell:
         more = self.more
         kernel = self.kernel
         current = self.current
-        waiting = list(self.letters())
+        waiting = list(self.letters()) if self._has_mail() else ()
         self.letter = self.mailbox = self.lane = None
         if more is not None and more.last_reply is not None:
             reply, result = more.last_reply
@@ -800,6 +800,11 @@ class Cell:
             if more.start is not None and not more.start.done():
                 more.start.set_exception(self._start_error(reason))
                 more.start.exception()
+
+    def _has_mail(self) -> bool:
+        return bool(
+            self.letter or self.mailbox or self.lane or (self.more is not None and self.more.postponed)
+        )
 
     def _fail(self, letter: Letter, reason: object) -> None:
         reply = letter[2]

@@ -186,7 +186,7 @@ class Kernel:
         self.crashed = 0
         self._restarts = 0
         self._owners: dict[asyncio.Task[Any], Cell] = {}
-        self._places: dict[str, list[Cell]] = {}
+        self._places: dict[str, dict[Cell, None]] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
         self._varied: dict[tuple[type, str | None, int | None], Behaviour] = {}
@@ -303,7 +303,7 @@ class Kernel:
         children[place] = cell
         self._alive += 1
         if type(place) is str:
-            self._places.setdefault(place, []).append(cell)
+            self._places.setdefault(place, {})[cell] = None
         if behaviour.has_starting:
             cell.state = STARTING
             cell.extras().start = self.loop.create_future()
@@ -432,7 +432,7 @@ class Kernel:
                 found = self.find_cell(dest)
             if found is None:
                 places = self._places.get(dest)
-                found = places[0] if places is not None and len(places) == 1 else None
+                found = next(iter(places)) if places is not None and len(places) == 1 else None
             return found
         raise EventError(
             f"a destination is a Ref, a Pid, a name, a path or a routing strategy; got {dest!r}."
@@ -874,10 +874,8 @@ class Kernel:
             del parent.children[cell.id]
         if type(cell.id) is str:
             places = self._places.get(cell.id)
-            if places is not None and cell in places:
-                places.remove(cell)
-                if not places:
-                    del self._places[cell.id]
+            if places is not None and places.pop(cell, cell) is None and not places:
+                del self._places[cell.id]
         self.names.forget(cell)
         self.groups.forget(cell)
         more = cell.more
@@ -948,6 +946,8 @@ class Kernel:
 
     def reason_of(self, error: BaseException) -> object:
         """Map what escaped a handler to an exit reason; a KeyboardInterrupt also stops the system (S98)."""
+        if isinstance(error, Exception) and not isinstance(error, ExceptionGroup):
+            return error
         if any(isinstance(e, KeyboardInterrupt) for e in leaves(error)) and self.on_interrupt is not None:
             self.on_interrupt()
         return stop_reason(error)
@@ -1155,8 +1155,10 @@ class Kernel:
 
     def own(self, cell: Cell, work: Coroutine[Any, Any, T], *, fatal: bool = True) -> asyncio.Task[T]:
         """Run a coroutine as a task that belongs to an actor (S97); with `fatal` its failure ends the actor."""
-        self._refuse_dead(cell)
-        task = self.loop.create_task(work)
+        if not cell.is_alive():
+            work.close()
+            self._refuse_dead(cell)
+        task = self.loop.create_task(_shielded(work))
         more = cell.extras()
         more.tasks[task] = fatal
         self._owners[task] = cell
@@ -1170,6 +1172,8 @@ class Kernel:
         if task.cancelled():
             return
         error = task.exception()
+        if isinstance(error, Escaped):
+            error = error.error
         if error is not None and fatal and cell.is_alive():
             cell.order_end(self.reason_of(error))
 
@@ -1288,6 +1292,21 @@ class Kernel:
             dead_letters=dict(self.dead_letters),
             scheduler=self.scheduler.statistics(),
         )
+
+
+class Escaped(Exception):
+    """What would stop the whole loop if it left a task: SystemExit or KeyboardInterrupt (S98, S99)."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+async def _shielded(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise Escaped(error) from error
 
 
 def _asked_by(cell: Cell) -> tuple[Cell, ...]:

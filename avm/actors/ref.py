@@ -90,7 +90,11 @@ class Ref:
         cell = self.cell
         if cell.is_alive():
             return cell
-        found = cell.kernel.find_cell(cell.path)
+        parent = cell.parent
+        if parent is not None and parent.is_alive():
+            found = parent.children.get(cell.id) if parent.children is not None else None
+        else:
+            found = cell.kernel.find_cell(cell.path)
         if found is not None:
             self.cell = found
         return found
@@ -100,7 +104,7 @@ class Ref:
         return self.reach() is not None
 
     def tell(self, event: object) -> None:
-        """Send an event from outside any actor, from any thread; never waits, never fails for want of a receiver (S3)."""
+        """Send an event from outside any actor, from any thread; never waits or fails for want of a receiver (S3)."""
         self.cell.kernel.tell(self, event)
 
     @overload

@@ -66,7 +66,7 @@ def one_turn() -> Generator[None, None, None]:
 
 
 class Scheduler:
-    """One loop, one ready queue. Whoever makes something ready appends it to a lane; is `active` None, it calls `wake`."""
+    """One loop, one ready queue. Who makes something ready appends it to a lane, and calls `wake` if `active` is None."""
 
     __slots__ = (
         "_closed",

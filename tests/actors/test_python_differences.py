@@ -468,6 +468,26 @@ class TestOwnedTasks:
 
         run(body())
 
+    @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+    def test_what_would_stop_the_loop_does_not_leave_a_piped_task_S98_S99(self, run, error: type) -> None:
+        class Piper(Doer):
+            async def work(self) -> None:
+                self.pipe(self.bad())
+
+            async def bad(self) -> None:
+                raise error
+
+        async def body() -> None:
+            async with Kernel() as kernel:
+                reason = await reason_after(kernel, Piper, "work")
+                assert (
+                    reason == Shutdown("interrupt")
+                    if error is KeyboardInterrupt
+                    else isinstance(reason, error)
+                )
+
+        run(body())
+
     def test_piped_tasks_are_cancelled_and_awaited_when_the_actor_ends_S97(self, run) -> None:
         class Piper(Doer):
             async def work(self) -> None:
