@@ -29,6 +29,7 @@
      |   +- StoreFullError          (MemoryError) no tier has room
      |   +- TooLargeError           one object larger than its share
      |   +- CorruptBlob             bytes that do not match their digest
+     +- RemoteError               an error that happened beyond a boundary: its name and text
      +- ProviderError             a model call failed
      |   +- RateLimited, Overloaded, ProviderTimeout, ProviderConnection, ContextOverflow, Refused, BadOutput
      +- ToolError                 a tool failed, or was called wrongly
@@ -173,6 +174,24 @@ class DecodeError(AVMError, ValueError):
     def __init__(self, message: str, where: str = "") -> None:
         super().__init__(message)
         self.where = where
+
+
+class RemoteError(AVMError):
+    """An error that crossed a boundary: only its name (`kind`) and `text` travel, never its class.
+
+    Two of them are equal when they say the same.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}" if text else kind)
+        self.kind = kind
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is RemoteError and (other.kind, other.text) == (self.kind, self.text)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.text))
 
 
 class SpecError(AVMError, ValueError):
