@@ -1,0 +1,281 @@
+"""Agent: an actor that talks to a model. It has a system prompt, tools and a conversation.
+
+    class Critic(Agent):
+        model, tools = "claude-sonnet-5-5", [count_words]
+
+        @on(Draft)
+        async def review(self, draft: Draft) -> Review:
+            return Review(await self.complete(f"Review: {draft.text}"))
+
+What a handler does to the conversation is a transaction: it is committed when the handler ends well, before its reply
+goes out, and taken back when it fails. The next incarnation goes on from the last commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from avm.actors.actor import Actor, on
+from avm.actors.event import Request, event
+from avm.actors.ref import Ref
+from avm.actors.signals import LlmReply, ToolResult
+from avm.agents.roots import Roots
+from avm.agents.transaction import make_transactions
+from avm.agents.turn import play_turn
+from avm.errors import ActorDead, ToolDefinitionError, ToolError, VMError
+from avm.io.request import (
+    MAX_TOKENS,
+    CallTool,
+    Complete,
+    Completion,
+    ModelRequest,
+    ToolCall,
+    ToolOutcome,
+    encode_fragment,
+)
+from avm.memory import Conversation, Store
+from avm.supervision import Backoff
+from avm.tools import Tool, describe_all
+
+DEFAULT_MODEL = "claude-sonnet-5-5"
+
+
+@event(tag="avm.Say")
+class Say(Request[str]):
+    """Say something to an agent; its answer is the reply. A plain str does the same."""
+
+    text: str
+
+
+class Agent(Actor):
+    """An actor with a model. With no handlers of its own it answers what it is told: `ask(ref, "Hello")`.
+
+    Class attributes, which an instance may set too:
+        model: which model serves it.
+        system: its system prompt.
+        tools: what the model may call, made by `@tool`.
+        max_steps: model replies in one turn before it is given up.
+        max_tokens: of one reply.
+        reply_timeout: seconds to wait for the pool's reply to a model call, None for no limit.
+        state: "resume" starts a new incarnation from the last committed conversation, "fresh" from none.
+    """
+
+    model: str = DEFAULT_MODEL
+    system: str = ""
+    tools: Sequence[Tool] = ()
+    max_steps: int = 50
+    max_tokens: int = MAX_TOKENS
+    reply_timeout: float | None = 600.0
+    state: Literal["resume", "fresh"] = "resume"
+
+    # Faults of models are slow to pass: a longer window than plain actors have, and a pause before each restart.
+    restart_window: ClassVar[tuple[int, float]] = (3, 300.0)
+    restart_backoff: ClassVar[Backoff] = Backoff(min=0.1, max=30.0, jitter=0.5)
+
+    _conversation: Conversation | None = None
+    _committed: Conversation | None = None
+    _in_turn: bool = False
+    _sent: int = 0
+    _front: Ref | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _check(cls)
+        make_transactions(cls)
+
+    @on(Say)
+    async def say(self, said: Say) -> str:
+        """Answer what was said, as one turn of the conversation."""
+        return await self.chat(said.text)
+
+    @on(str)
+    async def say_text(self, text: str) -> str:
+        """Answer plain text, as `Say`."""
+        return await self.chat(text)
+
+    async def chat(self, text: str) -> str:
+        """Play one whole turn: the text, then model and tools until the model has its answer. Returns the answer.
+
+        Raises:
+            TooManySteps: `max_steps` were not enough. ProviderError: a model call failed. Either way the
+            conversation is as it was before the turn.
+        """
+        if self._in_turn:
+            raise VMError(f"{self.path} is in a turn already; await one chat() before the next.")
+        self._in_turn = True
+        try:
+            begun = self._prefixed(self.conversation).append({"role": "user", "content": text})
+            self._conversation, answer = await play_turn(self, begun)
+            return answer
+        finally:
+            self._in_turn = False
+
+    async def complete(self, prompt: str, system: str | None = None) -> str:
+        """Ask the model once, outside the conversation and without tools; return its answer.
+
+        Args:
+            system: in place of the agent's own system prompt.
+        """
+        request = ModelRequest(
+            model=self.model,
+            messages=(encode_fragment({"role": "user", "content": prompt}),),
+            system=self.system if system is None else system,
+            max_tokens=self.max_tokens,
+            agent=self.path,
+        )
+        return (await self._ask_pool(request)).text
+
+    @property
+    def conversation(self) -> Conversation:
+        """All that was said, as an immutable value; what is assigned is committed when the handler ends well."""
+        conversation = self._conversation
+        if conversation is None:
+            roots = self._roots()
+            if roots is not None and self.state == "resume":
+                conversation = roots.get(self.root_name)
+            if conversation is None:
+                conversation = self.new_conversation()
+            else:
+                self._sent = conversation.size
+            self._conversation = self._committed = conversation
+        return conversation
+
+    @conversation.setter
+    def conversation(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+
+    @property
+    def root_name(self) -> str:
+        """What the conversation's root is committed under; the path, unless a subclass says otherwise."""
+        return self.path
+
+    def new_conversation(self) -> Conversation:
+        """Return an empty conversation with the agent's system prompt and tools, in the VM's store."""
+        described: list[dict[str, Any]] = msgspec.json.decode(self._tools_json() or b"[]")
+        return Conversation(self._store(), self.system, described)
+
+    async def ask_model(self, conversation: Conversation) -> Completion:
+        """Make one model call with this conversation."""
+        request = ModelRequest(
+            model=self.model,
+            conversation=conversation,
+            system=self.system,
+            tools=self._tools_json(),
+            max_tokens=self.max_tokens,
+            agent=self.path,
+        )
+        return await self._ask_pool(request)
+
+    async def ask_tool(self, call: ToolCall, position: int) -> ToolOutcome:
+        """Make one tool call. Its failures are outcomes too: the model reads them and goes on."""
+        for tool in self.tools:
+            if tool.name == call.name:
+                break
+        else:
+            known = ", ".join(t.name for t in self.tools) or "none"
+            return ToolOutcome(call, f"There is no tool {call.name!r}; the tools are: {known}.", failed=True)
+        request = CallTool(tool, call, self._priority(), self.path, "", position)
+        try:
+            with self.waiting(ToolResult(call.name)):
+                outcome: ToolOutcome = await self.ask(self._pool(), request, timeout=None)
+                return outcome
+        except ToolError as error:
+            return ToolOutcome(call, str(error), failed=True)
+
+    def commit(self) -> None:
+        """Make the conversation the one a restart resumes from; done when a handler ends well.
+
+        Raises:
+            ActorDead: this agent was killed while its handler went on; the root is its successor's now (S94).
+        """
+        conversation = self._conversation
+        if conversation is None or conversation is self._committed:
+            return
+        if not self._cell.is_alive():
+            raise ActorDead(f"{self.path} has ended; its handler may not commit a conversation any more.")
+        roots = self._roots()
+        if roots is not None:
+            roots.commit(self.root_name, conversation)
+        self._committed = conversation
+
+    def roll_back(self) -> None:
+        """Go back to the last commit; done when a handler fails."""
+        self._conversation = self._committed
+
+    async def _ask_pool(self, request: ModelRequest) -> Completion:
+        self._count_sent(request)
+        with self.waiting(LlmReply(request.model)):
+            return await self.ask(
+                self._pool(), Complete(request, self._priority()), timeout=self.reply_timeout
+            )
+
+    def _priority(self) -> str:
+        return self._cell.behaviour.priority
+
+    def _pool(self) -> Ref:
+        front = self._front
+        if front is None:
+            try:
+                front = self._front = self.service("io")
+            except KeyError:
+                raise VMError(
+                    f"{self.path} needs the I/O pool, and its VM has no service 'io'. Start it in a VM, or give the "
+                    "Kernel services={'io': ref of the pool's front}."
+                ) from None
+        return front
+
+    # What is sent again was sent before: the store's account of requests shows what a resent history costs.
+    def _count_sent(self, request: ModelRequest) -> None:
+        conversation = request.conversation
+        if conversation is not None:
+            size = conversation.size
+            conversation.store.sent(size, max(0, size - self._sent))
+            self._sent = size
+
+    # A system prompt or tools other than those the conversation began with take their place.
+    def _prefixed(self, conversation: Conversation) -> Conversation:
+        if conversation.system == self.system and conversation.tools_json == (self._tools_json() or b"[]"):
+            return conversation
+        return self.new_conversation().extend(conversation)
+
+    def _tools_json(self) -> bytes:
+        tools = self.tools
+        return _described(tuple(tools)) if tools else b""
+
+    def _store(self) -> Store | None:
+        store: Store | None = self._cell.kernel.services.get("store")
+        return store
+
+    def _roots(self) -> Roots | None:
+        roots: Roots | None = self._cell.kernel.services.get("roots")
+        return roots
+
+
+def _check(cls: type[Agent]) -> None:
+    names: set[str] = set()
+    for each in cls.tools:
+        if not isinstance(each, Tool):
+            raise ToolDefinitionError(
+                f"{cls.__qualname__}.tools must hold tools made by @tool, got {each!r}. Mark the function with @tool."
+            )
+        if each.name in names:
+            raise ToolDefinitionError(
+                f"{cls.__qualname__}.tools has two tools called {each.name!r}; rename one."
+            )
+        names.add(each.name)
+    if cls.state not in ("resume", "fresh"):
+        raise ToolDefinitionError(f"{cls.__qualname__}.state must be 'resume' or 'fresh', got {cls.state!r}.")
+    if type(cls.max_steps) is not int or cls.max_steps < 1:
+        raise ToolDefinitionError(f"{cls.__qualname__}.max_steps must be 1 or more, got {cls.max_steps!r}.")
+
+
+@lru_cache(maxsize=256)
+def _described(tools: tuple[Tool, ...]) -> bytes:
+    return describe_all(tools)
+
+
+make_transactions(Agent)

@@ -1,0 +1,245 @@
+"""Requests to the I/O pool and their replies, as plain values in the shape of the Messages API.
+
+A message is neutral: `{"role": "user" | "assistant" | "tool", "content": str}`, with `tool_calls` (a list of `id`,
+`name` and `arguments`, the text exactly as the model wrote it) on an assistant's and `tool_call_id` and `name` on a
+tool's. A *fragment* is one message as compact JSON; replies carry the fragment: what a model said is kept as it came.
+
+A request holds the history as a `Conversation` value: its root names it, and nothing of it is encoded again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import blake3
+import msgspec
+
+from avm.actors.event import ATOMS, Request, event
+from avm.memory import Conversation, Digest
+
+Message = dict[str, Any]
+"""One neutral message."""
+
+MAX_TOKENS = 4096
+"""Tokens a model may write in one reply unless its agent says otherwise."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def encode_fragment(message: object) -> bytes:
+    """Return a message as a fragment; keeps the order of keys."""
+    try:
+        return _encode(message)
+    except UnicodeEncodeError:
+        # Half a surrogate pair, which recorded texts do hold, is no UTF-8: it is escaped.
+        return json.dumps(message, separators=(",", ":")).encode()
+
+
+def decode_fragment(fragment: bytes) -> Message:
+    """Return the message of a fragment; the caller's own."""
+    try:
+        return _decode(fragment)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        message: Message = json.loads(fragment)
+        return message
+
+
+@attrs.frozen(slots=True)
+class ToolCall:
+    """A model wants a tool; `arguments` is the text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+def tool_calls(message: Message) -> tuple[ToolCall, ...]:
+    """Return the tool calls of an assistant's message, in its order."""
+    found = message.get("tool_calls")
+    if not found:
+        return ()
+    return tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in found)
+
+
+@attrs.frozen(slots=True)
+class Usage:
+    """Tokens of one call, as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+@attrs.frozen(slots=True)
+class Timings:
+    """When a call was asked for, sent to the provider and answered; seconds on the VM's clock."""
+
+    asked: float
+    started: float
+    ended: float
+
+
+@attrs.frozen(slots=True)
+class ModelRequest:
+    """One call of a model.
+
+    `conversation` is the history and `messages` are fragments that follow it. `tools` is the JSON array of tools,
+    `agent` the path of who asks, `label` what the conversation is called where it comes from.
+    """
+
+    model: str
+    conversation: Conversation | None = None
+    messages: tuple[bytes, ...] = ()
+    system: str = ""
+    tools: bytes = b""
+    max_tokens: int = MAX_TOKENS
+    agent: str = ""
+    label: str = ""
+
+    @property
+    def position(self) -> int:
+        """How many messages the model gets: the place of its reply in the conversation."""
+        history = self.conversation
+        return len(self.messages) if history is None else len(history) + len(self.messages)
+
+    def history(self) -> Iterator[Message]:
+        """Go through all messages, oldest first; each is the caller's own."""
+        if self.conversation is not None:
+            yield from self.conversation
+        for fragment in self.messages:
+            yield decode_fragment(fragment)
+
+    def digest(self) -> Digest:
+        """Return the canonical digest: equal for requests that ask the same of the same model, whoever asks.
+
+        A digest of digests: the history enters by its root. `agent` and `label` are no part of it.
+        """
+        hasher = blake3.blake3()
+        parts = [self.model.encode(), self.system.encode(), self.tools, str(self.max_tokens).encode()]
+        parts.append(self.conversation.root.bytes if self.conversation is not None else b"")
+        for part in (*parts, *self.messages):
+            hasher.update(len(part).to_bytes(8, "big"))
+            hasher.update(part)
+        return Digest(hasher.digest())
+
+
+@attrs.frozen(slots=True)
+class Completion:
+    """A model's reply. `fragment` is its message; `source` says where the reply came from."""
+
+    fragment: bytes
+    stop_reason: str = "end_turn"
+    model: str = ""
+    usage: Usage | None = None
+    """None where the provider does not count."""
+    provider: str = ""
+    request_id: str = ""
+    source: str = "provider"
+    timings: Timings | None = None
+
+    @property
+    def message(self) -> Message:
+        """The neutral message; the caller's own."""
+        return decode_fragment(self.fragment)
+
+    @property
+    def text(self) -> str:
+        """What the model said."""
+        return str(self.message["content"])
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools the model wants, in its order."""
+        return tool_calls(self.message)
+
+
+@attrs.frozen(slots=True)
+class ToolOutcome:
+    """What a tool call came to. `content` is what the model reads, also when the tool `failed`.
+
+    `cut` counts the characters that were left out. `fragment` is set by tools that give the whole message.
+    """
+
+    call: ToolCall
+    content: str
+    failed: bool = False
+    cut: int = 0
+    seconds: float = 0.0
+    fragment: bytes | None = None
+
+    @property
+    def message(self) -> Message:
+        """The neutral message; the caller's own."""
+        if self.fragment is not None:
+            return decode_fragment(self.fragment)
+        message: Message = {
+            "role": "tool",
+            "content": self.content,
+            "tool_call_id": self.call.id,
+            "name": self.call.name,
+        }
+        if self.failed:
+            message["is_error"] = True
+        return message
+
+
+# All of these are frozen to the bottom: they travel by reference, whatever their size.
+ATOMS.update((Conversation, ModelRequest, Completion, ToolCall, ToolOutcome))
+
+
+@event(tag="avm.io.Complete")
+class Complete(Request[Completion]):
+    """Ask the pool for one call of a model."""
+
+    request: ModelRequest
+    priority: str = "normal"
+
+
+@event(tag="avm.io.CallTool")
+class CallTool(Request[ToolOutcome]):
+    """Ask the pool for one call of a tool.
+
+    `tool` names in `tool.worker` the class of pool workers that run it. `position` is the place of the result in the
+    conversation, `label` as in `ModelRequest`.
+    """
+
+    tool: Any
+    call: ToolCall
+    priority: str = "normal"
+    agent: str = ""
+    label: str = ""
+    position: int = 0
+
+
+@attrs.frozen(slots=True)
+class PoolStatistics:
+    """What the pool does and has done. Latencies are seconds from asking to reply, of the last thousand or so calls."""
+
+    provider: str
+    requests: int
+    """Model calls answered."""
+    failed: int
+    """Model calls answered with an error."""
+    in_flight: int
+    queued: int
+    latency_p50: float
+    latency_p99: float
+    workers: int
+    tool_calls: int
+    tool_failures: int
+    tools_in_flight: int
+    tools_queued: int
+    tool_workers: int
+    crashed_workers: int
+    input_tokens: int
+    output_tokens: int
+
+
+@event(tag="avm.io.PoolStatus")
+class PoolStatus(Request[PoolStatistics]):
+    """Ask the pool for its statistics."""

@@ -1,0 +1,105 @@
+"""Neutral messages to the Messages API and back."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from avm.io.providers.shape import from_reply, to_turns
+
+
+def test_plain_turns_are_text_blocks() -> None:
+    turns = to_turns([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
+
+    assert turns == [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
+    ]
+
+
+def test_all_results_of_a_step_and_what_the_user_says_next_are_one_message() -> None:
+    calls = [{"id": n, "name": "f", "arguments": '{"x":1}'} for n in ("c1", "c2")]
+    turns = to_turns(
+        [
+            {"role": "assistant", "content": "", "tool_calls": calls},
+            {"role": "tool", "content": "1", "tool_call_id": "c1", "name": "f"},
+            {"role": "tool", "content": "bad", "tool_call_id": "c2", "name": "f", "is_error": True},
+            {"role": "user", "content": "go on"},
+        ]
+    )
+
+    assert [turn["role"] for turn in turns] == ["assistant", "user"]
+    assert turns[0]["content"][1] == {"type": "tool_use", "id": "c2", "name": "f", "input": {"x": 1}}
+    assert turns[1]["content"] == [
+        {"type": "tool_result", "tool_use_id": "c1", "content": "1"},
+        {"type": "tool_result", "tool_use_id": "c2", "content": "bad", "is_error": True},
+        {"type": "text", "text": "go on"},
+    ]
+
+
+def test_a_message_without_anything_in_it_is_left_out() -> None:
+    assert to_turns([{"role": "user", "content": "a"}, {"role": "assistant", "content": " \n"}]) == [
+        {"role": "user", "content": [{"type": "text", "text": "a"}]}
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ('{"a": 1}', {"a": 1}),
+        ("", {}),
+        ("ls -la", {"arguments": "ls -la"}),
+        ("[1]", {"arguments": "[1]"}),
+    ],
+)
+def test_arguments_that_are_no_object_are_shown_under_one_key(
+    arguments: str, expected: dict[str, Any]
+) -> None:
+    call = {"id": "c", "name": "f", "arguments": arguments}
+
+    (turn,) = to_turns([{"role": "assistant", "content": "", "tool_calls": [call]}])
+
+    assert turn["content"][0]["input"] == expected
+
+
+def reply(content: list[dict[str, Any]], **fields: Any) -> bytes:
+    return msgspec.json.encode({"type": "message", "role": "assistant", "content": content, **fields})
+
+
+def test_text_and_usage_are_read() -> None:
+    body = reply(
+        [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}],
+        model="claude-x",
+        stop_reason="end_turn",
+        usage={"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": None},
+    )
+
+    completion = from_reply(body, "anthropic", "req_1")
+
+    assert completion.message == {"role": "assistant", "content": "Hello"}
+    assert completion.usage is not None
+    assert (completion.usage.input_tokens, completion.usage.cache_read_tokens) == (5, 0)
+    assert (completion.model, completion.request_id) == ("claude-x", "req_1")
+
+
+def test_arguments_are_kept_as_the_model_wrote_them() -> None:
+    body = b'{"content":[{"type":"tool_use","id":"t1","name":"f","input":{"b": 1.0,  "a":[ ]}}]}'
+
+    (call,) = from_reply(body, "anthropic", "").tool_calls
+
+    assert call.arguments == '{"b": 1.0,  "a":[ ]}'
+
+
+def test_blocks_that_are_neither_text_nor_calls_go_back_as_they_came() -> None:
+    blocks = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "Yes"}]
+
+    message = from_reply(reply(blocks), "anthropic", "").message
+
+    assert message["content"] == "Yes"
+    assert to_turns([message]) == [{"role": "assistant", "content": blocks}]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"content": 3}', b'{"content":[{"type":1}]}'])
+def test_what_is_no_reply_is_refused(body: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        from_reply(body, "anthropic", "")
