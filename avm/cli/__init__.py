@@ -1,0 +1,1 @@
+"""The command line: the main job and `avm run`; thin."""
