@@ -60,8 +60,9 @@ def test_a_handler_that_holds_the_loop_is_reported_with_where_it_is(run: Any, cl
 
     assert run(body()) == 2
 
-    found = [r for r in reports if isinstance(r, WatchdogReport)]
-    assert {(r.path, r.event, r.interrupted) for r in found} == {("tree/held", "Spin", False)}
+    # A busy machine may hold the loop elsewhere for as long: that is reported too, and is not what is tested here.
+    found = [r for r in reports if isinstance(r, WatchdogReport) and r.path == "tree/held"]
+    assert {(r.event, r.interrupted) for r in found} == {("Spin", False)}
     assert "test_watchdog.py" in found[0].stack
     assert found[0].lag >= 0.03
     # Reported when it is noticed and whenever the time has doubled, not at every look.
