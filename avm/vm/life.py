@@ -83,7 +83,7 @@ class Life:
             watchdog.start()
             self._resources.callback(watchdog.close)
         self._listen(handle_signals)
-        await self._start_tree(parts.system_tree())
+        await self._start_tree(parts.system_tree(self.store))
         front = kernel.whereis(POOL)
         assert front is not None
         kernel.services["io"] = front

@@ -14,7 +14,8 @@ from avm.io.pool import io_tree
 from avm.io.providers import Provider, choose_provider
 from avm.memory import Store
 from avm.scheduler import Clock
-from avm.supervision import ChildSpec, supervisor, validate
+from avm.supervision import ChildSpec, child, supervisor, validate
+from avm.vm.keeper import StoreKeeper
 from avm.vm.last_resort import LastResort
 from avm.vm.watchdog import Runaway
 
@@ -54,10 +55,12 @@ class Parts:
             ask_timeout=self.ask_timeout,
         )
 
-    def system_tree(self) -> ChildSpec:
+    def system_tree(self, store: Store | None) -> ChildSpec:
         """Describe the VM's own tree."""
-        pool = io_tree(choose_provider(self.provider))
-        return supervisor(SYSTEM, strategy="one_for_one", max_restarts=3, max_seconds=60.0, children=[pool])
+        children = [io_tree(choose_provider(self.provider))]
+        if store is not None:
+            children.insert(0, child("store", StoreKeeper, store))
+        return supervisor(SYSTEM, strategy="one_for_one", max_restarts=3, max_seconds=60.0, children=children)
 
 
 def check_tree(tree: object) -> ChildSpec | None:
