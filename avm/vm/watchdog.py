@@ -77,17 +77,19 @@ class Watchdog:
         period = self._seconds / 4
         while not self._closing.wait(period):
             self._alive.clear()
+            if self._closing.is_set():
+                return  # `close` set `_alive` before we cleared it, and waits for us.
             try:
                 self._kernel.loop.call_soon_threadsafe(self._alive.set)
             except RuntimeError:
                 return  # The loop was closed under a VM that was never left.
-            if not self._alive.wait(self._seconds):
+            if not self._alive.wait(self._seconds) and not self._closing.is_set():
                 self._held(time.monotonic() - self._seconds, period)
 
     # The loop has not answered since `since`: report, again whenever the time has doubled, until it answers.
     def _held(self, since: float, period: float) -> None:
         due = 0.0
-        while not self._alive.is_set():
+        while not self._alive.is_set() and not self._closing.is_set():
             lag = time.monotonic() - since
             interrupted = self._interrupts and lag >= self._seconds * INTERRUPT_AFTER and self._interrupt()
             if lag >= due or interrupted:
