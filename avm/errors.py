@@ -37,6 +37,12 @@
      +- TooManySteps              a turn that does not end
      +- ItemFailed                an item of a pipeline failed in one of its stages
      +- WorkloadError             (ValueError) a conversation file that cannot be read
+     +- SimulationError           a simulation is used wrongly or cannot go on
+     |   +- NotSimulated            (RuntimeError) a real socket, thread or clock was used inside one
+     |   +- SimulationStuck         all wait, and nothing will ever happen
+     |   +- SimulationEndless       much happens and no time passes
+     |   +- ReplayDiverged          a replay went another way than the run that was recorded
+     +- SimulatedCrash            the reason of an actor that a simulation let crash
      +- VMError                   the VM is used wrongly or could not go on
          +- Interrupted             a signal or Ctrl+C stopped it
          +- RunawayError            (TimeoutError) a handler held the loop too long
@@ -355,3 +361,27 @@ class RunawayError(VMError, TimeoutError):
             or "the handler held the loop for too long and was interrupted. Move such work to run_blocking(), or raise "
             "watchdog=."
         )
+
+
+class SimulationError(AVMError):
+    """A simulation is used wrongly or cannot go on."""
+
+
+class NotSimulated(SimulationError, RuntimeError):
+    """A real socket, thread or clock was used inside a simulation."""
+
+
+class SimulationStuck(SimulationError):
+    """What was waited for can never come: nobody runs, no call is open and no timer is set."""
+
+
+class SimulationEndless(SimulationError):
+    """Actors keep each other busy, or the loop, and no time passes."""
+
+
+class ReplayDiverged(SimulationError):
+    """A replay came to another decision than the run that was recorded: something outside of avm differs."""
+
+
+class SimulatedCrash(AVMError):
+    """The exit reason of an actor that a simulation let crash."""
