@@ -1,167 +1,38 @@
 """Actor: the class users subclass. Handlers are methods marked with `@on`; everything an actor can do is a method here.
 
 The class is made into a `Behaviour` once, when it is defined: duplicate handlers fail at import. The methods only say
-what is meant; the work is in `cell.py` and `kernel.py`.
+what is meant; the work is in the functions they call. Those take the actor's cell, and that refuses all but looking
+once the actor has ended (`ending.Fence`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
-from avm.actors.cell import DEAD, IDLE, READY, Cell
-from avm.actors.crash import outline
+from avm.actors import alarms, delivery, links, mailbox, stopping, tasks
+from avm.actors.asking import ask_from
+from avm.actors.behaviour import Behaviour, on, optional
+from avm.actors.cell import Cell
+from avm.actors.ending import order_end
 from avm.actors.event import Request, is_plain, seal_event
-from avm.actors.mailbox import OVERFLOWS
 from avm.actors.ref import DEFAULT_TIMEOUT, Pid, Ref
-from avm.actors.reply import PendingReply, Requests
+from avm.actors.reply import PendingReply
+from avm.actors.requests import Requests
 from avm.actors.signals import Monitor, Normal, Shutdown, WaitReason
+from avm.actors.start import start
+from avm.actors.state import DEAD, IDLE, READY
 from avm.actors.timers import TimerRef
-from avm.errors import HandlerError, NoHandler, Refuse, SpecError
-from avm.scheduler import PRIORITIES
 
 if TYPE_CHECKING:
+    from avm.actors.destination import Destination
     from avm.actors.hooks import Report
-    from avm.actors.kernel import Destination
 
-E = TypeVar("E")
-S = TypeVar("S", bound="Actor")
 T = TypeVar("T")
 R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Any])
-
-_log = logging.getLogger("avm.actor")
-
-
-def on(*event_types: type) -> Callable[[F], F]:
-    """Mark a method as the handler of one or more event types. Its return value is the reply.
-
-    Raises:
-        HandlerError: no type was given, or something that is not a type.
-    """
-    if not event_types or not all(isinstance(t, type) for t in event_types):
-        raise HandlerError(f"@on takes the event types to handle, as in @on(Draft); got {event_types!r}.")
-
-    def mark(handler: F) -> F:
-        handler.__avm_on__ = event_types  # type: ignore[attr-defined]
-        return handler
-
-    return mark
-
-
-class Behaviour:
-    """What is the same for all actors of one class: handlers and defaults. Read only."""
-
-    __slots__ = (
-        "cls",
-        "direct",
-        "has_starting",
-        "has_stopping",
-        "hibernate_after",
-        "max_bytes",
-        "max_mailbox",
-        "over_bytes",
-        "overflow",
-        "priority",
-        "slow",
-        "table",
-        "urgent",
-    )
-
-    def __init__(self, cls: type[Actor], table: dict[type, Callable[[Any, Any], Any]]) -> None:
-        self.cls = cls
-        self.table = table
-        # Handlers that are plain functions: they cannot suspend, so an idle actor can run them anywhere.
-        self.direct = {t: f for t, f in table.items() if inspect.isfunction(f) and not _may_suspend(f)}
-        self.priority: str = cls.priority
-        self.max_mailbox: int | None = cls.max_mailbox
-        self.overflow: str = cls.overflow
-        self.urgent: bool = cls.urgent
-        self.max_bytes: int | None = cls.max_bytes
-        self.over_bytes: str = cls.over_bytes
-        self.hibernate_after: float | None = cls.hibernate_after
-        self.has_starting = cls.starting is not Actor.starting
-        self.has_stopping = cls.stopping is not Actor.stopping
-        self.slow = any(x is not None for x in (self.max_mailbox, self.max_bytes, self.hibernate_after))
-        self._check()
-
-    def _check(self) -> None:
-        name = self.cls.__qualname__
-        if self.priority not in PRIORITIES:
-            raise SpecError(
-                f"{name}: priority must be one of {', '.join(PRIORITIES)}, got {self.priority!r}."
-            )
-        if self.overflow not in OVERFLOWS:
-            raise SpecError(f"{name}: overflow must be one of {', '.join(OVERFLOWS)}, got {self.overflow!r}.")
-        if self.max_mailbox is not None and (type(self.max_mailbox) is not int or self.max_mailbox < 1):
-            raise SpecError(
-                f"{name}: max_mailbox must be a whole number of 1 or more, or None, got {self.max_mailbox!r}."
-            )
-
-        if self.over_bytes not in ("kill", "report"):
-            raise SpecError(f"{name}: over_bytes must be 'kill' or 'report', got {self.over_bytes!r}.")
-        if self.max_bytes is not None and (type(self.max_bytes) is not int or self.max_bytes < 1):
-            raise SpecError(
-                f"{name}: max_bytes must be a whole number of 1 or more, or None, got {self.max_bytes!r}."
-            )
-
-    def find(self, event_type: type) -> Callable[[Any, Any], Any] | None:
-        """Find the handler of an event type through its base classes, and remember it."""
-        for base in event_type.__mro__[1:]:
-            handler = self.table.get(base)
-            if handler is not None:
-                self.table[event_type] = handler
-                return handler
-        return None
-
-    def varied(self, priority: str | None, max_mailbox: int | None) -> Behaviour:
-        """Return a copy with another priority or mailbox limit."""
-        copy: Behaviour = object.__new__(Behaviour)
-        for slot in Behaviour.__slots__:
-            setattr(copy, slot, getattr(self, slot))
-        if priority is not None:
-            copy.priority = priority
-        if max_mailbox is not None:
-            copy.max_mailbox = max_mailbox
-            copy.slow = True
-        copy._check()
-        return copy
-
-
-def _may_suspend(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)
-
-
-def _handlers(cls: type) -> dict[type, str]:
-    # Event type to method name, base classes first, so that a subclass may take over an event.
-    found: dict[type, str] = {}
-    for base in reversed(cls.__mro__):
-        own: dict[type, str] = {}
-        for name, value in vars(base).items():
-            for event_type in getattr(value, "__avm_on__", ()):
-                if event_type in own:
-                    raise HandlerError(
-                        f"{cls.__qualname__} has two handlers for {event_type.__name__}: {own[event_type]} and {name}. "
-                        "Keep one of them."
-                    )
-                own[event_type] = name
-                _check_handler(cls, name, value)
-        found.update(own)
-    return found
-
-
-def _check_handler(cls: type, name: str, handler: Callable[..., Any]) -> None:
-    try:
-        inspect.signature(handler).bind(None, None)
-    except TypeError:
-        raise HandlerError(
-            f"{cls.__qualname__}.{name} must take self and the event, and nothing else that has no default."
-        ) from None
 
 
 class Actor:
@@ -198,17 +69,19 @@ class Actor:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        names = _handlers(cls)
-        cls.__avm_behaviour__ = Behaviour(cls, {t: getattr(cls, name) for t, name in names.items()})
+        cls.__avm_behaviour__ = Behaviour.of(cls)
 
     # Callbacks.
 
+    @optional
     def starting(self) -> Any:
         """Get ready; may be async. The start is complete when it returns (S23). Return `Ignore` to not start (S25)."""
 
+    @optional
     def stopping(self, reason: object) -> Any:
         """Clean up; may be async. The last thing to run, for every end but a kill (S30)."""
 
+    @optional
     def unhandled(self, event: Any) -> Any:
         """Take an event no handler is for; may be async. The default logs it and refuses the ask (S29)."""
         raise NotImplementedError
@@ -240,6 +113,10 @@ class Actor:
         """Where I am in the tree, as `newsroom/critic`."""
         return self._cell.path
 
+    def is_alive(self) -> bool:
+        """Tell whether I have not ended; false in a handler that goes on after a kill (S94)."""
+        return self._cell.is_alive()
+
     @property
     def parent(self) -> Ref | None:
         """Who started me; None directly under the root."""
@@ -258,6 +135,11 @@ class Actor:
         return Pid(current[1]) if current is not None and current[1] is not None else None
 
     @property
+    def effective_priority(self) -> str:
+        """The priority I run with: that of `spawn(priority=)`, or else of my class."""
+        return self._cell.behaviour.priority
+
+    @property
     def random(self) -> Random:
         """The VM's source of randomness; seeded in simulations (S103)."""
         return self._cell.kernel.random
@@ -271,13 +153,13 @@ class Actor:
         """Return the VM's monotonic time in seconds."""
         return self._cell.kernel.now()
 
-    def service(self, name: str) -> Any:
-        """Return what the VM handed in under a name, as "io" or "store".
+    def service(self, name: str, *default: Any) -> Any:
+        """Return what the VM handed in under a name, as "io" or "store"; `default`, if given, where there is none.
 
         Raises:
-            KeyError: the VM has no such service.
+            KeyError: the VM has no such service, and there is no default.
         """
-        return self._cell.kernel.service(name)
+        return self._cell.kernel.service(name, *default)
 
     # Messages.
 
@@ -298,10 +180,10 @@ class Actor:
             target = dest.cell  # type: ignore[union-attr]
             readers = event.__avm_readers__  # type: ignore[attr-defined]
         except AttributeError:
-            me.kernel.send(me, dest, event, urgent=urgent)
+            delivery.send(me.kernel, me, dest, event, urgent=urgent)
             return
         if not me.quick or urgent:
-            me.kernel.send(me, dest, event, urgent=urgent)
+            delivery.send(me.kernel, me, dest, event, urgent=urgent)
             return
         handles = None
         if readers is not None and not is_plain(event, readers):
@@ -315,13 +197,13 @@ class Actor:
             if scheduler.active is None:
                 scheduler.wake()
         elif state == DEAD:
-            me.kernel.send(me, dest, event)
+            delivery.send(me.kernel, me, dest, event)
         else:
             target.receive((event, me, None, handles))
 
     async def tell_wait(self, dest: Destination, event: object) -> None:
         """Send an event, first waiting for room if the receiver's mailbox is bounded with the policy "block" (S10)."""
-        await self._cell.kernel.tell_wait(self._cell, dest, event)
+        await delivery.tell_wait(self._cell.kernel, self._cell, dest, event)
 
     @overload
     def ask(
@@ -346,7 +228,8 @@ class Actor:
             AskCycle, CallingSelf: the ask would wait for itself (S18). MailboxFull, NoHandler.
             Any error the handler chose to send with `Refuse`.
         """
-        return self._cell.kernel.ask_from(self._cell, dest, request, timeout)
+        me = self._cell
+        return ask_from(me.kernel, me, dest, request, timeout)
 
     def requests(self) -> Requests:
         """Return a new collection of requests whose replies can be awaited in the order of arrival (S22)."""
@@ -358,20 +241,19 @@ class Actor:
 
     def publish(self, group: str, event: object) -> int:
         """Send an event to all members of a group now (S83); return how many copies were sent."""
-        return self._cell.kernel.publish(self._cell, group, event)
+        return delivery.publish(self._cell.kernel, self._cell, group, event)
 
     def continue_with(self, event: object) -> None:
         """Handle this event next, before all that waits (S28)."""
-        self._cell.kernel.continue_with(self._cell, event)
+        mailbox.continue_with(self._cell, event)
 
     def postpone(self) -> None:
         """Put the event being handled aside until `state_changed` (S7)."""
-        self._cell.extras().postpone = True
-        self._cell.alert = True
+        mailbox.postpone(self._cell)
 
     def state_changed(self) -> None:
         """My state changed: all postponed events are handled again, oldest first, before newer ones (S7)."""
-        self._cell.kernel.retry_postponed(self._cell)
+        mailbox.retry_postponed(self._cell)
 
     # Life and death.
 
@@ -401,7 +283,7 @@ class Actor:
         Raises:
             StartError: it did not start; nothing of it is left (S24). StartIgnored: it chose not to (S25).
         """
-        return await self._cell.kernel.spawn_from(
+        return await start(
             self._cell,
             cls,
             args,
@@ -418,7 +300,7 @@ class Actor:
 
     def stop(self, reason: object = None) -> None:
         """End myself after this handler, with reason Normal unless another is given."""
-        self._cell.order_end(Normal() if reason is None else reason, interrupt=False)
+        order_end(self._cell, Normal() if reason is None else reason, interrupt=False)
 
     async def stop_actor(
         self, dest: Destination, reason: object = None, timeout: float | None = None
@@ -429,12 +311,12 @@ class Actor:
             AskTimeout: it has not ended in time; the order stands (S35).
             NoProc: no such name or path. A pid or ref that has ended already returns its reason.
         """
-        wanted = Shutdown() if reason is None else reason
-        return await self._cell.kernel.stop_and_wait(self._cell, dest, wanted, timeout)
+        me, wanted = self._cell, Shutdown() if reason is None else reason
+        return await stopping.stop_and_wait(me.kernel, me, dest, wanted, timeout)
 
     def exit(self, dest: Destination, reason: object) -> None:
         """Send an exit signal (S36). Nothing happens if nobody is there."""
-        self._cell.kernel.exit(dest, reason, sender=self._cell)
+        stopping.send_exit(self._cell.kernel, self._cell, dest, reason)
 
     def kill(self, dest: Destination) -> None:
         """End an actor now, whatever it is doing (S94). Nothing happens if nobody is there."""
@@ -442,23 +324,23 @@ class Actor:
 
     async def wait_stopped(self, dest: Destination) -> object:
         """Wait until an actor has ended; return its reason. At once if it has."""
-        return await self._cell.kernel.wait_stopped(dest)
+        return await stopping.wait_stopped(self._cell.kernel, dest)
 
     def link(self, dest: Destination) -> None:
         """Link with an actor: when one of us ends abnormally, so does the other, unless it traps exits (S41)."""
-        self._cell.kernel.link(self._cell, dest)
+        links.link(self._cell, dest)
 
     def unlink(self, dest: Destination, *, flush: bool = False) -> None:
         """End a link. `flush` also removes an Exit of that actor that waits already (S44)."""
-        self._cell.kernel.unlink(self._cell, dest, flush=flush)
+        links.unlink(self._cell, dest, flush=flush)
 
     def monitor(self, dest: Destination) -> Monitor:
         """Watch an actor: when it ends I get one `Down` (S46)."""
-        return self._cell.kernel.monitor(self._cell, dest)
+        return links.monitor(self._cell, dest)
 
     def demonitor(self, monitor: Monitor, *, flush: bool = False) -> bool:
         """End a watch; no Down comes after this. `flush` also removes one that waits. True if it was active (S48)."""
-        return self._cell.kernel.demonitor(self._cell, monitor, flush=flush)
+        return links.demonitor(self._cell, monitor, flush=flush)
 
     # Names and groups.
 
@@ -492,13 +374,17 @@ class Actor:
 
     # Time.
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the VM's clock, never shorter (S87)."""
+        await self._cell.kernel.sleep(seconds)
+
     def send_after(self, seconds: float, dest: Destination, event: object) -> TimerRef:
         """Send an event in `seconds` of the VM's clock, never earlier (S86, S87)."""
-        return self._cell.kernel.send_after(self._cell, seconds, dest, event)
+        return alarms.send_after(self._cell, seconds, dest, event)
 
     def send_interval(self, seconds: float, dest: Destination, event: object) -> TimerRef:
         """Send an event every `seconds`, without drift and without bursts (S90), until cancelled or I end."""
-        return self._cell.kernel.send_interval(self._cell, seconds, dest, event)
+        return alarms.send_interval(self._cell, seconds, dest, event)
 
     def cancel(self, timer: TimerRef) -> float | None:
         """Cancel a timer; return the seconds that were left, None if it had fired or been cancelled (S86)."""
@@ -506,7 +392,7 @@ class Actor:
 
     def idle_timeout(self, seconds: float | None) -> None:
         """Get a `Timeout` event after `seconds` without any event; None switches it off (S33)."""
-        self._cell.kernel.idle_timeout(self._cell, seconds)
+        alarms.idle_timeout(self._cell, seconds)
 
     # Work beside the mailbox.
 
@@ -523,11 +409,11 @@ class Actor:
             into: makes the event from the result; without it the result itself is sent, unless it is None.
             on_error: makes an event from its error; without it the error ends me (S97).
         """
-        return self._cell.kernel.pipe(self._cell, work, into, on_error)
+        return tasks.pipe(self._cell, work, into, on_error)
 
     def run_blocking(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
         """Run a blocking function in a thread and wait for its result (S96)."""
-        return self._cell.kernel.run_blocking(function, *args)
+        return tasks.run_blocking(self._cell.kernel, function, *args)
 
     @contextmanager
     def protected(self) -> Iterator[None]:
@@ -555,22 +441,7 @@ class Actor:
         """Hand a report to the VM's observers."""
         self._cell.kernel.emit(report)
 
-    # Not for users.
-
-    async def _avm_unhandled(self, event: Any) -> Any:
-        if type(self).unhandled is not Actor.unhandled:
-            result = self.unhandled(event)
-            return await result if isinstance(result, Coroutine) else result
-        cell = self._cell
-        known = sorted({t.__name__ for t in cell.behaviour.table})
-        name = type(event).__name__
-        text = (
-            f"{cell.pid_text} has no handler for {name}; it handles {', '.join(known) or 'nothing'}. "
-            f"Add a method marked @on({name})."
-        )
-        cell.kernel.count_unhandled(cell, event)
-        _log.warning("%s Found: %s", text, outline(event))
-        raise Refuse(NoHandler(text))
-
 
 Actor.__avm_behaviour__ = Behaviour(Actor, {})
+
+__all__ = ["Actor", "on"]

@@ -2,7 +2,7 @@
 
 This is the one place where speed decides the shape: the common case, one event for an actor that then is idle again,
 is written out here in a single frame. Whatever is out of the ordinary (signals, more than one event, an end) is left
-to `Cell.run`.
+to `running.run`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING
 
+from avm.actors.ending import fail
+from avm.actors.reply import answer, refuse
+from avm.actors.running import after, handler_of, rested, run
 from avm.errors import Refuse
 from avm.scheduler import Worker, one_turn
 
@@ -76,7 +79,7 @@ class Dispatcher:
                     try:
                         handler = cell.table[event.__class__]
                     except KeyError:
-                        handler = cell.unknown(event)
+                        handler = handler_of(cell, event)
                     result = handler(cell.actor, event)
                     if result.__class__ is CoroutineType:
                         if not scheduler.armed:
@@ -84,9 +87,9 @@ class Dispatcher:
                             loop.call_soon(turn, me)
                         result = await result
                     if reply is not None and not cell.alert:
-                        cell.answer(reply, result)
+                        answer(cell, reply, result)
                 except Refuse as refusal:
-                    cell.refuse(reply, refusal)
+                    refuse(reply, refusal)
                     cell.letter = None
                     await self._run(cell, me)
                 except BaseException as error:
@@ -95,14 +98,14 @@ class Dispatcher:
                 else:
                     cell.handled += 1
                     if cell.alert:
-                        if not cell.after(letter, reply, result):
+                        if not after(cell, letter, reply, result):
                             cell.letter = None
                             await self._run(cell, me)
                     elif cell.mailbox is None:
                         cell.letter = None
                         rest = cell.state = cell.rest
                         if rest:
-                            cell.rested()
+                            rested(cell)
                     else:
                         cell.letter = None
                         await self._run(cell, me)
@@ -115,9 +118,10 @@ class Dispatcher:
                 if scheduler.active is None:
                     # Back from a handler that waited, and nobody took the queue meanwhile.
                     scheduler.active = me
-                elif scheduler.active is not me:
-                    if copy_context() != context or not await scheduler.park(me):
-                        return
+                elif scheduler.active is not me and (
+                    copy_context() != context or not await scheduler.park(me)
+                ):
+                    return
             if copy_context() != context:
                 return
 
@@ -133,7 +137,7 @@ class Dispatcher:
     # The runtime's own code has one guard here: a bug in it is told and stops the system, it is not silent (S99).
     async def _run(self, cell: Cell, me: Worker) -> None:
         try:
-            await cell.run(me, MESSAGES_PER_SLICE)
+            await run(cell, me, MESSAGES_PER_SLICE)
         except BaseException as error:
             if not (isinstance(error, asyncio.CancelledError) and me.spoiled):
                 self._kernel.bug(error)
@@ -141,7 +145,7 @@ class Dispatcher:
 
     async def _failed(self, cell: Cell, error: BaseException, me: Worker) -> None:
         try:
-            await cell.failed(error, me)
+            await fail(cell, error, me)
         except BaseException as bug:
             if not (isinstance(bug, asyncio.CancelledError) and me.spoiled):
                 self._kernel.bug(bug)

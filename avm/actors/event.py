@@ -13,7 +13,7 @@ import enum
 import uuid
 from collections.abc import Callable, Iterator
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform, overload
+from typing import Any, Generic, TypeVar, dataclass_transform, overload
 
 import attrs
 
@@ -97,13 +97,6 @@ class Request(Generic[R]):
 Readers = tuple[Callable[[Any], Any], ...]
 
 
-class _EventClass:
-    """What `@event` leaves on a class, for the type checker of the kernel only."""
-
-    __avm_tag__: ClassVar[str]
-    __avm_readers__: ClassVar[Readers | None]
-
-
 @overload
 def event(maybe_class: type[C], /) -> type[C]: ...
 @overload
@@ -137,15 +130,6 @@ def event(maybe_class: type[C] | None = None, /, *, tag: str | None = None) -> A
 def is_event(value: object) -> bool:
     """Tell whether a value is an instance of a class made by `@event`."""
     return "__avm_tag__" in type(value).__dict__
-
-
-def reply_type(cls: type) -> object | None:
-    """Return R of `Request[R]` as it was written, or None for an event that has no answer."""
-    for base in getattr(cls, "__orig_bases__", ()):
-        if getattr(base, "__origin__", None) is Request:
-            found: object = base.__args__[0]
-            return found
-    return None
 
 
 Body = str | bytes

@@ -9,19 +9,32 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from avm.actors.destination import last_at, nobody
+from avm.actors.ending import exit_signal, parent_ended
+from avm.actors.mailbox import drop_exits
 from avm.actors.signals import Down, Monitor
 from avm.errors import NoProc
 
 if TYPE_CHECKING:
     from avm.actors.cell import Cell
+    from avm.actors.destination import Destination
 
 
-def link(one: Cell, other: Cell) -> None:
+def link(cell: Cell, dest: Destination) -> None:
+    """Link an actor with a destination; nobody there is an exit signal NoProc (S42)."""
+    target = last_at(cell.kernel, dest)
+    if target is None:
+        exit_signal(cell, None, nobody(cell.kernel, dest), via_link=True)
+    else:
+        join(cell, target)
+
+
+def join(one: Cell, other: Cell) -> None:
     """Link two actors; a dead one sends its NoProc at once (S42). Linking twice is linking once."""
     if one is other:
         return
     if not other.is_alive():
-        one.exit_signal(other, NoProc(f"{other.pid_text} has ended."), via_link=True)
+        exit_signal(one, other, NoProc(f"{other.pid_text} has ended."), via_link=True)
         return
     if one.links is None:
         one.links = {}
@@ -31,39 +44,63 @@ def link(one: Cell, other: Cell) -> None:
     other.links[one] = None
 
 
-def unlink(one: Cell, other: Cell) -> None:
-    """End a link; nothing happens if there is none (S44)."""
-    if one.links is not None:
-        one.links.pop(other, None)
-    if other.links is not None:
-        other.links.pop(one, None)
+def unlink(cell: Cell, dest: Destination, *, flush: bool) -> None:
+    """End a link; nothing happens if there is none (S44). With `flush` a trapped Exit that waits is removed."""
+    target = last_at(cell.kernel, dest)
+    if target is None:
+        return
+    if cell.links is not None:
+        cell.links.pop(target, None)
+    if target.links is not None:
+        target.links.pop(cell, None)
+    if flush:
+        drop_exits(cell, target.pid)
 
 
-def monitor(watcher: Cell, target: Cell, number: int, name: str | None) -> Monitor:
+def monitor(cell: Cell, dest: Destination) -> Monitor:
+    """Watch a destination for an actor; of nobody a Down with NoProc is in the mailbox at once (S47)."""
+    name = dest if isinstance(dest, str) else None
+    target = last_at(cell.kernel, dest)
+    if target is not None:
+        return watch(cell, target, name)
+    made = _next_monitor(cell)
+    cell.receive((Down(made, None, name, nobody(cell.kernel, dest)), None, None, None))
+    return made
+
+
+def watch(watcher: Cell, target: Cell, name: str | None = None) -> Monitor:
     """Watch an actor; of a dead one a Down with NoProc is in the mailbox at once (S47)."""
-    watch = Monitor(number)
+    made = _next_monitor(watcher)
     if target is watcher:
-        return watch
+        return made
     if not target.is_alive():
-        watcher.receive(
-            (Down(watch, target.pid, name, NoProc(f"{target.pid_text} has ended.")), None, None, None)
-        )
-        return watch
+        gone = NoProc(f"{target.pid_text} has ended.")
+        watcher.receive((Down(made, target.pid, name, gone), None, None, None))
+        return made
     if target.watchers is None:
         target.watchers = {}
     if watcher.monitors is None:
         watcher.monitors = {}
-    target.watchers[number] = (watcher, name)
-    watcher.monitors[number] = target
-    return watch
+    target.watchers[made.serial] = (watcher, name)
+    watcher.monitors[made.serial] = target
+    return made
 
 
-def demonitor(watcher: Cell, watch: Monitor) -> bool:
-    """End a watch; tell whether it was still active (S48)."""
-    target = watcher.monitors.pop(watch.serial, None) if watcher.monitors is not None else None
-    if target is None or target.watchers is None:
-        return False
-    return target.watchers.pop(watch.serial, None) is not None
+def demonitor(watcher: Cell, monitor: Monitor, *, flush: bool) -> bool:
+    """End a watch; tell whether it was still active (S48). With `flush` a Down that waits is removed."""
+    number = monitor.serial
+    target = watcher.monitors.pop(number, None) if watcher.monitors is not None else None
+    watchers = target.watchers if target is not None else None
+    active = watchers is not None and watchers.pop(number, None) is not None
+    if flush and not active:
+        watcher.drop(lambda event: isinstance(event, Down) and event.monitor == monitor)
+    return active
+
+
+def _next_monitor(watcher: Cell) -> Monitor:
+    kernel = watcher.kernel
+    kernel.monitors += 1
+    return Monitor(kernel.monitors)
 
 
 class Announcements:
@@ -88,34 +125,44 @@ class Announcements:
 
 
 def _announce(cell: Cell, reason: object) -> None:
+    _end_own_watches(cell)
+    _tell_watchers(cell, reason)
+    links, cell.links = cell.links, None
+    for peer in links or ():
+        if peer.links is not None and peer.links.pop(cell, cell) is not cell:
+            exit_signal(peer, cell, reason, via_link=True)
+    _tell_waiters(cell, reason)
+    children, cell.children = cell.children, None
+    for child in reversed(list((children or {}).values())):
+        parent_ended(child, reason)
+        if child.is_alive():
+            cell.kernel.tree.orphans[child] = None
+
+
+def _end_own_watches(cell: Cell) -> None:
     monitors, cell.monitors = cell.monitors, None
     for number, target in (monitors or {}).items():
         if target.watchers is not None:
             target.watchers.pop(number, None)
+
+
+def _tell_watchers(cell: Cell, reason: object) -> None:
     watchers, cell.watchers = cell.watchers, None
     for number, (watcher, name) in (watchers or {}).items():
-        if (
-            watcher.monitors is not None
-            and watcher.monitors.pop(number, None) is not None
-            and watcher.is_alive()
-        ):
+        active = watcher.monitors is not None and watcher.monitors.pop(number, None) is not None
+        if active and watcher.is_alive():
             watcher.receive((Down(Monitor(number), cell.pid, name, reason), None, None, None))
-    links, cell.links = cell.links, None
-    for peer in links or ():
-        if peer.links is not None and peer.links.pop(cell, cell) is not cell:
-            peer.exit_signal(cell, reason, via_link=True)
+
+
+def _tell_waiters(cell: Cell, reason: object) -> None:
     more = cell.more
-    if more is not None:
-        for waiter in more.waiters:
-            if not waiter.done():
-                waiter.set_result(reason)
-        more.waiters.clear()
-        while more.room:
-            future = more.room.popleft()
-            if not future.done():
-                future.set_result(None)
-    children, cell.children = cell.children, None
-    for child in reversed(list((children or {}).values())):
-        child.parent_ended(reason)
-        if child.is_alive():
-            cell.kernel.orphans[child] = None
+    if more is None:
+        return
+    for waiter in more.waiters:
+        if not waiter.done():
+            waiter.set_result(reason)
+    more.waiters.clear()
+    while more.room:
+        future = more.room.popleft()
+        if not future.done():
+            future.set_result(None)

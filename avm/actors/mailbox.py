@@ -1,164 +1,87 @@
-"""What a bounded mailbox does with an event that has no room (S10), high and low water (S11), and max_bytes (S12)."""
+"""The mailbox: in which order what waits for an actor is handled, and how the actor changes that.
+
+First come the letters of the lane: those put there by `continue_with`, then what overtakes. Then the event in the
+cell's slot and those in its mailbox. Postponed ones wait apart until `state_changed`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections import deque
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
-import attrs
-
-from avm.actors.event import is_event
-from avm.actors.hooks import LimitReport, MailboxWater
-from avm.errors import MailboxFull
+from avm.actors.delivery import seal_message
+from avm.actors.ending import refuse_dead
+from avm.actors.signals import Exit
+from avm.actors.state import HELD, IDLE, RESTING
 
 if TYPE_CHECKING:
-    from avm.actors.cell import Cell, Letter
-    from avm.actors.kernel import Kernel
-
-Overflow = Literal["reject", "drop_oldest", "drop_newest", "block", "kill"]
-OVERFLOWS: tuple[str, ...] = get_args(Overflow)
+    from avm.actors.cell import Cell
+    from avm.actors.ref import Pid
 
 
-def admit(kernel: Kernel, cell: Cell, letter: Letter) -> bool:
-    """Decide on an event for a bounded mailbox; false if it was refused or the actor ended of it."""
-    limit = cell.limit
-    if cell.behaviour.max_bytes is not None and not _has_memory(kernel, cell, letter):
-        return False
-    found = cell.length()
-    if limit is None or found < limit:
-        return True
-    policy = cell.behaviour.overflow
-    if policy == "drop_oldest":
-        _drop_oldest(kernel, cell)
-        return True
-    if policy == "kill":
-        kernel.report_limit(
-            lambda at: LimitReport(at=at, path=cell.path, limit="max_mailbox", found=found + 1, allowed=limit)
-        )
-        kernel.undelivered("mailbox_full", cell.pid_text, letter)
-        cell.kill()
-        return False
-    reply = letter[2]
-    if reply is not None and not reply.done():
-        reply.set_exception(full(cell))
-    kernel.undelivered("mailbox_full", cell.pid_text, letter)
-    return False
+def shelve(cell: Cell) -> None:
+    """Free the slot for the event being handled; one that waits in it goes to the head of the mailbox."""
+    if cell.letter is not None:
+        if cell.mailbox is None:
+            cell.mailbox = deque()
+        cell.mailbox.appendleft(cell.letter)
+        cell.letter = None
 
 
-# S12: what waits and what the actor says it keeps, in bytes. Measured at each arrival, and at each rest for the state.
-def _has_memory(kernel: Kernel, cell: Cell, letter: Letter) -> bool:
+def drop_exits(cell: Cell, pid: Pid) -> None:
+    """Remove the trapped exits of one actor (S44)."""
+    if cell.lane:
+        cell.lane = deque(x for x in cell.lane if not (isinstance(x[0], Exit) and x[0].pid == pid))
+
+
+def continue_with(cell: Cell, event: object) -> None:
+    """Put an event before all that waits, behind those put there before (S28)."""
+    refuse_dead(cell)
+    sealed, handles = seal_message(cell.kernel, event)
     more = cell.extras()
-    more.mail_bytes += footprint(letter[0])
-    return not _is_too_large(kernel, cell, letter)
+    if cell.lane is None:
+        cell.lane = deque()
+    cell.lane.insert(more.continuing, (sealed, cell, None, handles))
+    more.continuing += 1
+    cell.attract()
 
 
-def measure_state(kernel: Kernel, cell: Cell) -> None:
-    """The mailbox is empty and the actor rests: measure what it keeps (S12)."""
-    more = cell.extras()
-    more.mail_bytes = 0
-    more.state_bytes = footprint(getattr(cell.actor, "__dict__", None))
-    _is_too_large(kernel, cell, None)
+def postpone(cell: Cell) -> None:
+    """Put the event being handled aside when its handler returns (S7)."""
+    cell.extras().postpone = True
+    cell.alert = True
 
 
-def _is_too_large(kernel: Kernel, cell: Cell, letter: Letter | None) -> bool:
-    more, allowed = cell.extras(), cell.behaviour.max_bytes
-    found = more.mail_bytes + more.state_bytes
-    if allowed is None or found <= allowed:
-        more.over_bytes = False
-        return False
-    if not more.over_bytes:
-        more.over_bytes = True
-        kernel.report_limit(
-            lambda at: LimitReport(at=at, path=cell.path, limit="max_bytes", found=found, allowed=allowed)
-        )
-    if cell.behaviour.over_bytes == "report":
-        return False
-    if letter is not None:
-        kernel.undelivered("no_memory", cell.pid_text, letter)
-    cell.kill()
-    return True
-
-
-def footprint(value: object) -> int:
-    """Add up the bytes of a value and of what it holds, each object once; foreign objects count alone."""
-    total = 0
-    seen: set[int] = set()
-    pending: list[object] = [value]
-    while pending:
-        one = pending.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        total += sys.getsizeof(one)
-        if isinstance(one, dict):
-            pending.extend(one)
-            pending.extend(one.values())
-        elif isinstance(one, (list, tuple, set, frozenset, deque)):
-            pending.extend(one)
-        elif is_event(one):
-            pending.extend(getattr(one, f.name) for f in attrs.fields(type(one)))  # type: ignore[arg-type]
-    return total
-
-
-def full(cell: Cell) -> MailboxFull:
-    """Make the error of an ask that found no room."""
-    return MailboxFull(
-        f"mailbox of {cell.pid_text} is full: {cell.length()} of {cell.limit}. Send less, raise max_mailbox, or give "
-        'the actor overflow="block": then ask() and tell_wait() wait for room.'
-    )
-
-
-def _drop_oldest(kernel: Kernel, cell: Cell) -> None:
-    oldest: Letter | None = None
+def retry_postponed(cell: Cell) -> None:
+    """Put postponed events back at the head of the mailbox, oldest first (S7)."""
+    more = cell.more
+    if more is None or not more.postponed:
+        return
+    box = cell.mailbox
+    if box is None:
+        box = cell.mailbox = deque()
     first = cell.waiting_letter()
     if first is not None:
-        oldest, cell.letter = first, None
-    elif cell.mailbox:
-        oldest = cell.mailbox.popleft()
-    elif cell.more is not None and cell.more.postponed:
-        oldest = cell.more.postponed.pop(0)
-    if oldest is None:
-        return
-    reply = oldest[2]
-    if reply is not None and not reply.done():
-        reply.set_exception(full(cell))
-    kernel.undelivered("dropped", cell.pid_text, oldest)
+        box.appendleft(first)
+        cell.letter = None
+    box.extendleft(reversed(more.postponed))
+    more.postponed = []
+    if cell.state in (IDLE, RESTING):
+        cell.make_ready()
 
 
-async def room(kernel: Kernel, cell: Cell) -> None:
-    """Wait until a mailbox with the policy `block` has room; first come, first served."""
-    more = cell.extras()
-    if more.room is None:
-        more.room = deque()
-    while cell.is_alive() and cell.limit is not None and (cell.length() >= cell.limit):
-        future: asyncio.Future[None] = kernel.loop.create_future()
-        more.room.append(future)
-        cell.alert = True
-        await future
+def suspend(cell: Cell) -> None:
+    """Let events wait after the present one, until `resume`. Signals still act."""
+    cell.extras().hold = True
+    cell.alert = True
+    if cell.state in (IDLE, RESTING):
+        cell.state = HELD
 
 
-def make_room(cell: Cell) -> None:
-    """The mailbox has room for some who wait: let as many go on."""
-    more = cell.more
-    if more is None or not more.room:
-        return
-    free = len(more.room) if cell.limit is None or not cell.is_alive() else cell.limit - cell.length()
-    while more.room and free > 0:
-        future = more.room.popleft()
-        if not future.done():
-            future.set_result(None)
-            free -= 1
-
-
-def check_water(kernel: Kernel, cell: Cell) -> None:
-    """Report once above the high mark, and once below the low one before that again (S11)."""
-    more = cell.extras()
-    length = cell.length()
-    if not more.over_water and length >= kernel.high_water:
-        more.over_water = True
-        kernel.report_limit(lambda at: MailboxWater(at=at, path=cell.path, length=length, high=True))
-    elif more.over_water and length < kernel.low_water:
-        more.over_water = False
-        kernel.report_limit(lambda at: MailboxWater(at=at, path=cell.path, length=length, high=False))
+def resume(cell: Cell) -> None:
+    """Let a suspended actor go on."""
+    cell.extras().hold = False
+    if cell.state == HELD:
+        cell.state = cell.rest
+        if cell.length() or cell.ending is not None:
+            cell.make_ready()

@@ -5,7 +5,7 @@ Both forget an actor at its end before anyone is told of it (S32), so neither ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -70,11 +70,8 @@ class Names:
         for name in self._names.pop(cell, ()):
             self._holders.pop(_key(name), None)
 
-    def __iter__(self) -> object:
+    def __iter__(self) -> Iterator[Hashable]:
         return iter([key[1] for key in self._holders])
-
-    def __len__(self) -> int:
-        return len(self._holders)
 
 
 @attrs.frozen(slots=True)

@@ -1,17 +1,41 @@
-"""Replies that come later, and many at once (S17, S22)."""
+"""Replies: how one gets to whoever asked, and those that come later (S17)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from avm.actors.event import seal
-from avm.errors import AskTimeout
+from avm.actors.event import ATOMS, INLINE_LIMIT, is_plain, seal
+from avm.errors import Refuse
 
 if TYPE_CHECKING:
-    from avm.actors.cell import Cell
-    from avm.actors.kernel import Destination
+    from avm.actors.cell import Answer, Cell
+
+
+def answer(cell: Cell, reply: Answer, result: Any) -> None:
+    """Give a reply to whoever asked, sealed as every message is (S4); a late one is dropped and counted (S16).
+
+    Raises:
+        PackError: the result cannot leave this actor.
+    """
+    kind = result.__class__
+    if kind not in ATOMS:
+        readers = getattr(kind, "__avm_readers__", ())
+        if not (readers is None or (readers and is_plain(result, readers))):
+            result, _ = seal(result, cell.kernel.put)
+    elif (kind is str or kind is bytes) and len(result) > INLINE_LIMIT:
+        result, _ = seal(result, cell.kernel.put)
+    if reply.done():
+        cell.kernel.late_replies += 1
+    else:
+        reply.set_result(result)
+
+
+def refuse(reply: Answer | None, refusal: Refuse) -> None:
+    """A handler refused: the asker gets the error it was made with, or the refusal itself."""
+    if reply is not None and not reply.done():
+        first = refusal.args[0] if refusal.args else None
+        reply.set_exception(first if isinstance(first, BaseException) else refusal)
 
 
 class PendingReply:
@@ -71,56 +95,3 @@ class PendingReply:
         else:
             self._future.set_exception(error)
             self._future.exception()
-
-
-class Requests:
-    """Requests under way, each with a label of the caller's; replies are taken in the order they arrive (S22)."""
-
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
-        self._labels: dict[asyncio.Task[Any], object] = {}
-
-    def add(self, label: object, dest: Destination, request: object) -> None:
-        """Send a request; its reply is waited for without limit until `receive` or `wait` say otherwise."""
-        kernel = self._cell.kernel
-        task = kernel.own(self._cell, kernel.ask_from(self._cell, dest, request, None), fatal=False)
-        self._labels[task] = label
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    async def wait(self, timeout: float | None = None) -> tuple[object, Any]:
-        """Return label and reply of the next to arrive. On a timeout all requests stay valid.
-
-        A reply that is an error is returned, not raised.
-
-        Raises:
-            AskTimeout: none arrived in time. LookupError: no request is under way.
-        """
-        if not self._labels:
-            raise LookupError("no request is under way; add() one first.")
-        done, _ = await asyncio.wait(self._labels, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            raise AskTimeout(f"none of {len(self._labels)} requests was answered in {timeout} s.")
-        first = next(task for task in self._labels if task in done)
-        label = self._labels.pop(first)
-        error = first.exception()
-        return label, error if error is not None else first.result()
-
-    async def receive(self, timeout: float | None = None) -> tuple[object, Any]:
-        """As `wait`, but a timeout abandons all requests: their replies will be dropped."""
-        try:
-            return await self.wait(timeout)
-        except AskTimeout:
-            self.abandon()
-            raise
-
-    def abandon(self) -> None:
-        """Drop all requests under way."""
-        for task in self._labels:
-            task.cancel()
-        self._labels.clear()
-
-    async def __aiter__(self) -> AsyncIterator[tuple[object, Any]]:
-        while self._labels:
-            yield await self.wait()

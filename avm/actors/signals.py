@@ -43,9 +43,6 @@ class Cancelled:
     """Something outside avm cancelled the handler (S98); abnormal."""
 
 
-Reason = Normal | Shutdown | Killed | Kill | Cancelled | BaseException | object
-
-
 def is_abnormal(reason: object) -> bool:
     """Tell whether a reason calls for a restart of a transient child and for a crash report."""
     return not isinstance(reason, (Normal, Shutdown))

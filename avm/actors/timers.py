@@ -83,6 +83,15 @@ class Timers:
             self._cancelled = 0
         return max(0.0, timer.deadline - self._clock.now())
 
+    async def sleep(self, seconds: float) -> None:
+        """Return in `seconds`, never earlier (S87)."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self.after(seconds, partial(_wake, woken))
+        try:
+            await woken
+        finally:
+            self.cancel(timer)
+
     def close(self) -> None:
         """Forget everything."""
         self._heap.clear()
@@ -191,3 +200,22 @@ class Deadlines:
             self._timers.at(waiting[0][0], partial(self._expire, seconds))
         else:
             del self._lanes[seconds]
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+def check_seconds(seconds: object, what: str) -> float:
+    """Return a length of time as a float.
+
+    Args:
+        what: the name of the argument, for the error.
+
+    Raises:
+        ValueError: it is not a number of seconds, 0 or more.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise ValueError(f"{what} must be a number of seconds, 0 or more, got {seconds!r}.")
+    return float(seconds)

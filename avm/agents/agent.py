@@ -195,7 +195,7 @@ class Agent(Actor):
         conversation = self._conversation
         if conversation is None or conversation is self._committed:
             return
-        if not self._cell.is_alive():
+        if not self.is_alive():
             raise ActorDead(f"{self.path} has ended; its handler may not commit a conversation any more.")
         roots = self._roots()
         if roots is not None:
@@ -214,7 +214,7 @@ class Agent(Actor):
             )
 
     def _priority(self) -> str:
-        return self._cell.behaviour.priority
+        return self.effective_priority
 
     def _pool(self) -> Ref:
         front = self._front
@@ -247,11 +247,11 @@ class Agent(Actor):
         return _described(tuple(tools)) if tools else b""
 
     def _store(self) -> Store | None:
-        store: Store | None = self._cell.kernel.services.get("store")
+        store: Store | None = self.service("store", None)
         return store
 
     def _roots(self) -> Roots | None:
-        roots: Roots | None = self._cell.kernel.services.get("roots")
+        roots: Roots | None = self.service("roots", None)
         return roots
 
 

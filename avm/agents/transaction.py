@@ -8,7 +8,8 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from avm.actors.actor import Actor, Behaviour
+from avm.actors.actor import Actor
+from avm.actors.behaviour import Behaviour
 
 Handler = Callable[[Any, Any], Any]
 

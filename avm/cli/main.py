@@ -33,6 +33,10 @@ def _dispatch(arguments: list[str]) -> int:
         from avm.cli.run import run_command
 
         return run_command(arguments[1:])
+    if command == "replay":
+        from avm.cli.replay import replay_command
+
+        return replay_command(arguments[1:])
     if command in ("--version", "-V"):
         import avm
 
@@ -40,7 +44,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if command and not command.startswith("-"):
         print(
-            f"avm: there is no command {command!r}. `avm run MODULE:TREE` runs a tree, `avm --agents N` the main job.",
+            f"avm: there is no command {command!r}. `avm run MODULE:TREE` runs a tree, `avm replay FILE` a "
+            "failed simulation, `avm --agents N` the main job.",
             file=sys.stderr,
         )
         return 2

@@ -13,22 +13,20 @@ the backlog unserved.
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
 from typing import Any
 
 import attrs
 
 from avm.actors.actor import Actor, on
-from avm.actors.cell import describe
 from avm.actors.event import event
+from avm.actors.reasons import describe
 from avm.actors.ref import Pid, Ref
 from avm.actors.reply import PendingReply
 from avm.actors.signals import Down, Monitor
 from avm.errors import ProviderError, Refuse, SpecError, StartError, ToolError
 from avm.io.backlog import WEIGHTS, Backlog
 from avm.io.providers.provider import Provider
-from avm.io.providers.scripted import ScriptedProvider, Sleep
+from avm.io.providers.scripted import ScriptedProvider
 from avm.io.request import CallTool, Complete, Completion, PoolStatistics, PoolStatus, Timings, ToolOutcome
 from avm.io.reservoir import Reservoir
 from avm.supervision import ChildSpec, child, supervisor
@@ -155,7 +153,7 @@ class IoFront(Actor):
     async def starting(self) -> None:
         """Hire the first workers."""
         if isinstance(self.provider, ScriptedProvider):
-            self.provider.use_sleep(sleep_of(self))
+            self.provider.use_sleep(self.sleep)
         for _ in range(self.first):
             self.models.idle.append(await self._hire(self.models))
 
@@ -334,26 +332,6 @@ class IoFront(Actor):
         if isinstance(down.reason, BaseException):
             error.__cause__ = down.reason
         return error
-
-
-def sleep_of(actor: Actor) -> Sleep:
-    """Return a function that waits on the VM's clock, for code that is no actor's."""
-    kernel = actor._cell.kernel
-
-    async def sleep(seconds: float) -> None:
-        woken: asyncio.Future[None] = kernel.loop.create_future()
-        timer = kernel.timers.after(seconds, partial(_wake, woken))
-        try:
-            await woken
-        finally:
-            kernel.timers.cancel(timer)
-
-    return sleep
-
-
-def _wake(woken: asyncio.Future[None]) -> None:
-    if not woken.done():
-        woken.set_result(None)
 
 
 class ModelWorker(Actor):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from avm.actors.cell import describe
 from avm.actors.crash import outline, shorten
 from avm.actors.hooks import (
     CrashReport,
@@ -22,6 +21,7 @@ from avm.actors.hooks import (
     WatchdogReport,
     ZombieReport,
 )
+from avm.actors.reasons import describe
 from avm.supervision.reports import ProgressReport, SupervisorReport
 from avm.vm import RateLimit
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from avm.actors.actor import Actor
-from avm.actors.cell import DEAD, Cell
+from avm.actors.cell import Cell
 from avm.actors.ref import Pid, Ref
+from avm.actors.state import DEAD
 from avm.errors import NoProc
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ import attrs
 from avm.scheduler.queue import ReadyQueue
 
 MAX_IDLE_WORKERS = 32
+"""Workers kept for the next handlers that wait; those beyond retire."""
 
 
 class Runnable(Protocol):
@@ -46,7 +47,7 @@ class Worker:
 
 
 Work = Callable[[Worker, "Scheduler"], Coroutine[Any, Any, None]]
-"""The life of a worker: runs the queue while it owns it, parks in `idle` when there is nothing, returns to retire."""
+"""The life of a worker: runs the queue while it owns it, parks when there is nothing, returns to retire."""
 
 
 @attrs.frozen(slots=True)
@@ -66,7 +67,12 @@ def one_turn() -> Generator[None, None, None]:
 
 
 class Scheduler:
-    """One loop, one ready queue. Who makes something ready appends it to a lane, and calls `wake` if `active` is None."""
+    """One loop, one ready queue. Who makes something ready appends it to a lane and, if `active` is None, calls `wake`.
+
+    Args:
+        work: the life of a worker.
+        on_bug: takes what escaped a worker.
+    """
 
     __slots__ = (
         "_closed",

@@ -31,14 +31,6 @@ class ReadyQueue(Generic[T]):
             return self.normal
         return self.user if priority == "user" else self.background
 
-    def take(self) -> T:
-        """Take the next to run.
-
-        Raises:
-            IndexError: nothing is ready.
-        """
-        return (self.user or self.normal or self.background).popleft()
-
     def age(self) -> None:
         """Move the head of each lower lane to the front, if a higher lane would go before it."""
         if self.background and (self.user or self.normal):

@@ -10,8 +10,8 @@ from typing import Literal
 
 import attrs
 
-from avm.actors.cell import describe
 from avm.actors.hooks import Report
+from avm.actors.reasons import describe
 from avm.supervision.spec import ChildSpec, Grace, RestartType
 
 Context = Literal["start_error", "child_terminated", "shutdown_error", "shutdown"]

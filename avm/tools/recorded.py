@@ -8,7 +8,6 @@ from typing import ClassVar
 from avm.actors.actor import Actor
 from avm.actors.event import ATOMS
 from avm.errors import ToolError
-from avm.io.pool import sleep_of
 from avm.io.providers.recorded import Recordings
 from avm.io.providers.scripted import Latency, Sleep
 from avm.io.request import CallTool, ToolOutcome
@@ -49,7 +48,7 @@ class RecordedTools:
         """
         seconds = self.latency.sample(self._random)
         if seconds:
-            await (self._sleep or sleep_of(worker))(seconds)
+            await (self._sleep or worker.sleep)(seconds)
         recording = self.recordings.find(call.label)
         position = call.position
         if recording is None or recording.roles[position : position + 1] != "t":

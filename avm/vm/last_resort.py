@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from avm.actors.cell import describe
 from avm.actors.hooks import CrashReport, Report, WatchdogReport, ZombieReport
+from avm.actors.reasons import describe
 from avm.actors.signals import Killed
 from avm.supervision.reports import GaveUpReport
 

@@ -13,8 +13,9 @@ import logging
 from contextlib import AsyncExitStack
 from typing import cast
 
-from avm.actors.cell import Cell, describe
+from avm.actors.cell import Cell
 from avm.actors.kernel import Kernel
+from avm.actors.reasons import describe
 from avm.actors.ref import Ref
 from avm.actors.signals import Shutdown, is_abnormal
 from avm.errors import AskTimeout, Interrupted, VMError

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from avm.actors.cell import leaves
+from avm.actors.reasons import leaves
 from avm.errors import Interrupted, VMError
 from avm.vm.body import Body
 from avm.vm.signals import StopSignals, signal_name

@@ -26,6 +26,7 @@ from avm.actors.cell import Cell, Letter
 from avm.actors.dispatch import Dispatcher
 from avm.actors.hooks import WatchdogReport
 from avm.actors.kernel import Kernel
+from avm.actors.running import run, run_direct
 from avm.errors import RunawayError, VMError
 
 Runaway = Literal["report", "interrupt"]
@@ -119,7 +120,7 @@ class Watchdog:
         while frame is not None:
             if frame.f_code in RUNNERS:
                 local = frame.f_locals
-                return innermost, local.get("cell", local.get("self")), local.get("letter")
+                return innermost, local.get("cell"), local.get("letter")
             frame = frame.f_back
         return innermost, None, None
 
@@ -143,7 +144,7 @@ class Watchdog:
 
 
 RUNNERS: frozenset[CodeType] = frozenset(
-    function.__code__ for function in (Dispatcher.work, Cell.run, Cell.handle_direct)
+    function.__code__ for function in (Dispatcher.work, run, run_direct)
 )
 """The code that calls handlers."""
 

@@ -487,3 +487,23 @@ def test_a_destination_that_is_none_is_refused(run) -> None:
                 await kernel.ask("nobody", Double(1))
 
     run(body())
+
+
+def test_an_urgent_event_from_a_thread_is_urgent_S8_S101(run) -> None:
+    class Hasty(Recorder):
+        urgent = True
+
+    async def body() -> None:
+        async with Kernel() as kernel:
+            ref = await kernel.spawn(Hasty)
+            kernel.tell(ref, Wait())
+            await kernel.idle()
+            kernel.tell(ref, Note("ordinary"))
+
+            await asyncio.to_thread(kernel.tell, ref, Note("urgent"), urgent=True)
+            actor_of(ref).gate.set()
+            await kernel.idle()
+
+            assert log_of(ref) == ["urgent", "ordinary"]
+
+    run(body())

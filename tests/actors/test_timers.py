@@ -250,3 +250,20 @@ def test_deadlines_of_answered_asks_do_not_pile_up(run) -> None:
             assert kernel.deadlines.pending() < 200
 
     run(body())
+
+
+def test_sleep_waits_on_the_clock_of_the_vm_S87(run) -> None:
+    async def body() -> None:
+        clock = ManualClock()
+        async with Kernel(clock=clock) as kernel:
+            ref = await kernel.spawn(Scripted, {"go": lambda a: a.sleep(5)})
+            asked = asyncio.ensure_future(kernel.ask(ref, Call("go")))
+            await kernel.idle()
+            clock.advance(4.999)
+            await kernel.idle()
+            assert not asked.done()
+            clock.advance(0.001)
+            assert await asked is None
+            assert len(kernel.timers) == 1, "the deadline of the ask"
+
+    run(body())

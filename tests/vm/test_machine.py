@@ -227,7 +227,7 @@ async def swallow_cancellation(player: Actor) -> None:
         try:
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
-            if not player._cell.is_alive():
+            if not player.is_alive():
                 raise
 
 
