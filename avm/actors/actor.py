@@ -18,7 +18,7 @@ from avm.actors.asking import ask_from
 from avm.actors.behaviour import Behaviour, on, optional
 from avm.actors.cell import Cell
 from avm.actors.ending import order_end
-from avm.actors.event import Request, is_plain, seal_event
+from avm.actors.event import Request, seal_event
 from avm.actors.ref import DEFAULT_TIMEOUT, Pid, Ref
 from avm.actors.reply import PendingReply
 from avm.actors.requests import Requests
@@ -163,7 +163,7 @@ class Actor:
 
     # Messages.
 
-    def tell(self, dest: Destination, event: object, *, urgent: bool = False) -> None:
+    def tell(self, dest: Destination, event: object, urgent: bool = False) -> None:
         """Send an event; returns at once, never fails for a missing or full receiver (S3): that is a dead letter.
 
         Args:
@@ -178,16 +178,16 @@ class Actor:
         me = self._cell
         try:
             target = dest.cell  # type: ignore[union-attr]
-            readers = event.__avm_readers__  # type: ignore[attr-defined]
-        except AttributeError:
+            plain = event.__avm_plain__()  # type: ignore[attr-defined]
+        except (AttributeError, TypeError):
             delivery.send(me.kernel, me, dest, event, urgent=urgent)
             return
         if not me.quick or urgent:
             delivery.send(me.kernel, me, dest, event, urgent=urgent)
             return
         handles = None
-        if readers is not None and not is_plain(event, readers):
-            event, handles = seal_event(event, readers, me.kernel.put)
+        if not plain:
+            event, handles = seal_event(event, me.kernel.put)
         state = target.state
         if state == IDLE:
             target.letter = (event, me, None, handles)

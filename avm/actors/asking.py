@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from avm.actors import limits
 from avm.actors.delivery import seal_message, show
 from avm.actors.destination import nobody, receivers
+from avm.actors.direct import handle_at_once
 from avm.actors.ending import refuse_dead
-from avm.actors.event import is_plain, seal_event
+from avm.actors.event import seal_event
 from avm.actors.ref import DEFAULT_TIMEOUT
-from avm.actors.running import run_direct
 from avm.actors.state import DEAD, IDLE, READY
 from avm.actors.timers import check_seconds
 from avm.errors import AskCycle, AskTimeout, CallingSelf, EventError, VMError
@@ -40,14 +40,14 @@ async def ask_from(
         check_seconds(timeout, "timeout")
     try:
         target = dest.cell  # type: ignore[union-attr]
-        readers = request.__avm_readers__
-    except AttributeError:
+        plain = request.__avm_plain__()
+    except (AttributeError, TypeError):
         return await _ask_slowly(kernel, sender, dest, request, timeout)
     if not target.quick or (target.state != IDLE and (target.state == DEAD or target.limit is not None)):
         return await _ask_slowly(kernel, sender, dest, request, timeout)
     handles = None
-    if readers is not None and not is_plain(request, readers):
-        request, handles = seal_event(request, readers, kernel.put)
+    if not plain:
+        request, handles = seal_event(request, kernel.put)
     future: Answer = kernel.loop.create_future()
     letter = (request, sender, future, handles)
     if sender is not None:
@@ -57,12 +57,9 @@ async def ask_from(
             return await _ask_beside(sender, target, letter, timeout)
         sender.asking = target
     if target.state == IDLE:
-        handler = target.behaviour.direct.get(request.__class__)
-        if handler is not None and kernel.direct_left:
-            # Nobody waits there and the handler cannot suspend: it may as well run here and now. Once in a
-            # while it may not, so that someone who only asks does not keep the loop to himself.
+        # Once in a while it has to take its turn, so that who only asks does not keep the loop to himself.
+        if kernel.direct_left and handle_at_once(target, letter):
             kernel.direct_left -= 1
-            run_direct(target, handler, letter)
             if future.done():
                 if sender is not None:
                     sender.asking = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from avm.actors import limits
 from avm.actors.dead_letters import undelivered
 from avm.actors.destination import receivers, resolve, text_of
-from avm.actors.event import ATOMS, is_event, is_plain, seal, seal_event
+from avm.actors.event import ATOMS, is_event, seal, seal_event
 from avm.actors.ref import Pid, Ref
 from avm.actors.state import DEAD
 from avm.errors import ActorDead, EventError
@@ -53,10 +53,9 @@ def seal_message(kernel: Kernel, event: object) -> tuple[object, Handles]:
         PackError: something in it cannot leave its sender. EventError: it is no event.
     """
     if is_event(event):
-        readers = event.__avm_readers__  # type: ignore[attr-defined]
-        if readers is None or is_plain(event, readers):
+        if event.__avm_plain__():  # type: ignore[attr-defined]
             return event, None
-        return seal_event(event, readers, kernel.put)
+        return seal_event(event, kernel.put)
     if type(event) in ATOMS:
         return seal(event, kernel.put)
     if isinstance(event, type) and "__avm_tag__" in vars(event):

@@ -93,7 +93,7 @@ class Request(Generic[R]):
     __slots__ = ()
 
 
-# How an event class is sealed: None when it has no fields, else the readers of its fields.
+# The readers of the fields of an event class.
 Readers = tuple[Callable[[Any], Any], ...]
 
 
@@ -119,12 +119,34 @@ def event(maybe_class: type[C] | None = None, /, *, tag: str | None = None) -> A
         name = tag if tag is not None else f"{made.__module__}.{made.__qualname__}"
         fields = attrs.fields(made)
         made.__avm_tag__ = name
-        made.__avm_readers__ = tuple(attrgetter(f.name) for f in fields) or None
+        made.__avm_readers__ = tuple(attrgetter(f.name) for f in fields)
+        made.__avm_plain__ = _plain_check([f.name for f in fields])
         EVENTS.add(name, made)
         result: type[C] = made
         return result
 
     return make if maybe_class is None else make(maybe_class)
+
+
+# Every send asks it, so it is written out for each class, as attrs writes out __init__.
+def _plain_check(names: list[str]) -> Callable[[Any], bool]:
+    lines = [
+        "def __avm_plain__(self):",
+        '    """Tell whether it holds only small values that can be shared as they are."""',
+    ]
+    for name in names:
+        lines += [
+            f"    kind = self.{name}.__class__",
+            "    if kind is STR or kind is BYTES:",
+            f"        if len(self.{name}) > {INLINE_LIMIT}:",
+            "            return False",
+            "    elif kind not in ATOMS:",
+            "        return False",
+        ]
+    scope: dict[str, Any] = {"STR": str, "BYTES": bytes, "ATOMS": ATOMS}
+    exec("\n".join([*lines, "    return True"]), scope)
+    check: Callable[[Any], bool] = scope["__avm_plain__"]
+    return check
 
 
 def is_event(value: object) -> bool:
@@ -226,23 +248,10 @@ class _Sealer:
         return value if all(a is b for a, b in zip(new, value, strict=True)) else kind(new)
 
 
-def is_plain(event: object, readers: Readers) -> bool:
-    """Tell whether an event holds only small shareable values: then it needs no sealing. Quick."""
-    for read in readers:
-        value = read(event)
-        kind = value.__class__
-        if kind is str or kind is bytes:
-            if len(value) > INLINE_LIMIT:
-                return False
-        elif kind not in ATOMS:
-            return False
-    return True
-
-
-def seal_event(event: Any, readers: Readers, put: Put | None) -> tuple[Any, tuple[object, ...] | None]:
+def seal_event(event: Any, put: Put | None) -> tuple[Any, tuple[object, ...] | None]:
     """Seal an event that is not plain; the same as `seal`, quicker when all its fields are text, bytes or atoms."""
     handles: list[object] | None = None
-    for read in readers:
+    for read in event.__avm_readers__:
         value = read(event)
         kind = value.__class__
         if kind is str or kind is bytes:

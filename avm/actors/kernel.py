@@ -86,6 +86,7 @@ class Kernel:
         "crashed",
         "dead_letters",
         "deadlines",
+        "depth",
         "direct_left",
         "groups",
         "high_water",
@@ -157,6 +158,7 @@ class Kernel:
         # The actor whose handler runs directly in the task of whoever asked it, and how many more may in a row.
         self.inside: Cell | None = None
         self.direct_left = DIRECT_IN_A_ROW
+        self.depth = 0
         # Empty deques for the next mailboxes.
         self.boxes: list[deque[Letter]] = []
         self.announcements = links.Announcements()

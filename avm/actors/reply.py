@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from avm.actors.event import ATOMS, INLINE_LIMIT, is_plain, seal
+from avm.actors.event import ATOMS, INLINE_LIMIT, seal
 from avm.errors import Refuse
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ def answer(cell: Cell, reply: Answer, result: Any) -> None:
     """
     kind = result.__class__
     if kind not in ATOMS:
-        readers = getattr(kind, "__avm_readers__", ())
-        if not (readers is None or (readers and is_plain(result, readers))):
+        plain = getattr(result, "__avm_plain__", None)
+        if plain is None or not plain():
             result, _ = seal(result, cell.kernel.put)
     elif (kind is str or kind is bytes) and len(result) > INLINE_LIMIT:
         result, _ = seal(result, cell.kernel.put)

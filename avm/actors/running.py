@@ -1,7 +1,7 @@
 """The running of handlers: what `dispatch` leaves aside of its quick path, which is all that is out of the ordinary.
 
-`run` is called by the scheduler's workers and `run_direct` by whoever asks; handlers run in place in that task. After
-a handler, `alert` says whether anything is to be looked at: an end, an urgent event, a deferred reply.
+`run` is called by the scheduler's workers; handlers run in place in their task. After a handler, `alert` says whether
+anything is to be looked at: an end, an urgent event, a deferred reply.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from avm.actors import alarms, limits
 from avm.actors.crash import outline
 from avm.actors.dead_letters import undelivered
-from avm.actors.ending import call, die, fail, finish, has_preparations, order_end
+from avm.actors.ending import call, die, fail, finish, order_end
 from avm.actors.mailbox import shelve
-from avm.actors.reasons import reason_of
 from avm.actors.reply import answer, refuse
 from avm.actors.signals import Ignore, Normal
 from avm.actors.state import DEAD, HELD, READY, RESTING, STARTING
@@ -72,12 +71,16 @@ async def run(cell: Cell, worker: Worker, budget: int) -> None:
                 letter = box.popleft()
             cell.letter = letter
             event, _, reply, _ = letter
-            handler = table.get(event.__class__) or handler_of(cell, event)
             budget -= 1
             try:
+                try:
+                    handler = table[event.__class__]
+                except KeyError:
+                    handler = handler_of(cell, event)
                 result = handler(actor, event)
                 if result.__class__ is CoroutineType:
-                    scheduler.arm(worker)
+                    if not scheduler.armed:
+                        scheduler.arm(worker)
                     result = await result
                 if reply is not None and not cell.alert:
                     answer(cell, reply, result)
@@ -98,60 +101,6 @@ async def run(cell: Cell, worker: Worker, budget: int) -> None:
                     return
     finally:
         cell.handled += allowed - budget
-
-
-def run_direct(cell: Cell, handler: Handler, letter: Letter) -> None:
-    """Handle an event in the caller's own task. Only for a handler that is a plain function, only when idle."""
-    kernel = cell.kernel
-    cell.state = READY
-    cell.letter = letter
-    reply = letter[2]
-    kernel.inside = cell
-    cell.handled += 1
-    try:
-        result = cell.scheduler.context.copy().run(handler, cell.actor, letter[0])
-        if result.__class__ is CoroutineType:
-            _go_on(cell, (_Begun(result), letter[1], reply, letter[3]))
-            return
-        if reply is not None and not cell.alert:
-            answer(cell, reply, result)
-    except Refuse as refusal:
-        refuse(reply, refusal)
-        _go_on(cell, None)
-        return
-    except BaseException as error:
-        _failed_directly(cell, error)
-        return
-    finally:
-        kernel.inside = None
-    if cell.alert:
-        if not after(cell, letter, reply, result):
-            _go_on(cell, None)
-    elif cell.mailbox is None:
-        cell.letter = None
-        cell.state = cell.rest
-        if cell.rest:
-            rested(cell)
-    else:
-        _go_on(cell, None)
-
-
-# Let a worker do the rest.
-def _go_on(cell: Cell, first: Letter | None) -> None:
-    cell.letter = first
-    cell.join_queue()
-
-
-def _failed_directly(cell: Cell, error: BaseException) -> None:
-    if cell.state == DEAD:
-        return
-    if cell.ending is None:
-        cell.ending = reason_of(cell.kernel, error)
-    if has_preparations(cell):
-        cell.alert = True
-        _go_on(cell, cell.letter)
-    else:
-        die(cell, cell.ending)
 
 
 # Before the first event.
@@ -284,23 +233,23 @@ def rested(cell: Cell) -> None:
 
 def handler_of(cell: Cell, event: Any) -> Handler:
     """Find the handler of an event that is not in the table: of a base class, or the one for strangers."""
-    if event.__class__ is _Begun:
-        return _go_on_with
+    if event.__class__ is Unbegun:
+        return _coroutine_of
     handler = cell.behaviour.find(event.__class__)
     return handler if handler is not None else _unhandled
 
 
-class _Begun:
-    """A handler that is no coroutine function but gave a coroutine: a worker has to wait for it."""
+class Unbegun:
+    """Stands in for an event whose handler, though no coroutine function, gave a coroutine, which is to be awaited."""
 
     __slots__ = ("coroutine",)
 
-    def __init__(self, coroutine: Any) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.coroutine = coroutine
 
 
-def _go_on_with(_: Any, begun: _Begun) -> Any:
-    return begun.coroutine
+def _coroutine_of(_: Any, unbegun: Unbegun) -> Any:
+    return unbegun.coroutine
 
 
 async def _unhandled(actor: Any, event: Any) -> Any:

@@ -34,16 +34,25 @@ class Runnable(Protocol):
 class Worker:
     """One task that runs slices. `runnable` is what it is inside of right now, None between batches."""
 
-    __slots__ = ("look", "parked", "runnable", "spoiled", "task")
+    __slots__ = ("context", "handed", "look", "parked", "runnable", "spoiled", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None]
         self.runnable: Runnable | None = None
+        self.context: contextvars.Context
         self.parked: asyncio.Future[None] | None = None
+        # Something that was begun in this worker's name and is to be finished by it.
+        self.handed: Any = None
         # Set by whoever cancels the task: a cancelled task may not be used for anything else.
         self.spoiled = False
         # Something happened to it while it was inside a runnable: it lost the queue, or it is spoiled.
         self.look = False
+
+    def release(self) -> None:
+        """Let it go on from where it is parked."""
+        parked = self.parked
+        if parked is not None and not parked.done():
+            parked.set_result(None)
 
 
 Work = Callable[[Worker, "Scheduler"], Coroutine[Any, Any, None]]
@@ -110,9 +119,7 @@ class Scheduler:
         if self.idle:
             worker = self.idle.pop()
             self.active = worker
-            parked = worker.parked
-            if parked is not None and not parked.done():
-                parked.set_result(None)
+            worker.release()
         elif not self._closed:
             self._hire()
 
@@ -183,7 +190,8 @@ class Scheduler:
         worker = Worker()
         self._hired += 1
         self.active = worker
-        worker.task = self.loop.create_task(self._work(worker, self), context=self.context.copy())
+        worker.context = self.context.copy()
+        worker.task = self.loop.create_task(self._work(worker, self), context=worker.context)
         worker.task.add_done_callback(self._retired)
         self.workers[worker.task] = worker
 

@@ -26,7 +26,8 @@ from avm.actors.cell import Cell, Letter
 from avm.actors.dispatch import Dispatcher
 from avm.actors.hooks import WatchdogReport
 from avm.actors.kernel import Kernel
-from avm.actors.running import run, run_direct
+from avm.actors import direct
+from avm.actors.running import run
 from avm.errors import RunawayError, VMError
 
 Runaway = Literal["report", "interrupt"]
@@ -144,7 +145,8 @@ class Watchdog:
 
 
 RUNNERS: frozenset[CodeType] = frozenset(
-    function.__code__ for function in (Dispatcher.work, run, run_direct)
+    function.__code__
+    for function in (Dispatcher.work, Dispatcher.take_over, run, direct.run_plain, direct.begin)
 )
 """The code that calls handlers."""
 
