@@ -196,6 +196,9 @@ class Actor:
             scheduler = target.scheduler
             if scheduler.active is None:
                 scheduler.wake()
+        elif state == READY and target.limit is None and target.mailbox is not None:
+            # High water is looked at when this is handled.
+            target.mailbox.append((event, me, None, handles))
         elif state == DEAD:
             delivery.send(me.kernel, me, dest, event)
         else:

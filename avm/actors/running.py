@@ -46,13 +46,15 @@ async def run(cell: Cell, worker: Worker, budget: int) -> None:
         return
     if cell.ending is None:
         shelve(cell)
+        if cell.mailbox is not None and len(cell.mailbox) >= cell.kernel.high_water:
+            limits.check_water(cell)
     scheduler, actor, table = cell.scheduler, cell.actor, cell.table
     allowed = budget
     began = 0.0
     try:
         while True:
-            letter: Letter | None = None
             if cell.alert:
+                letter: Letter | None
                 if cell.state != READY:
                     return
                 if cell.ending is not None:
@@ -63,6 +65,8 @@ async def run(cell: Cell, worker: Worker, budget: int) -> None:
                 letter = await _from_lane(cell, worker)
                 if cell.ending is not None or cell.state != READY:
                     continue
+            else:
+                letter = None
             if letter is None:
                 box = cell.mailbox
                 if not box:
