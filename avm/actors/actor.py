@@ -18,7 +18,7 @@ from avm.actors.asking import ask_from
 from avm.actors.behaviour import Behaviour, on, optional
 from avm.actors.cell import Cell
 from avm.actors.ending import order_end
-from avm.actors.event import Request, seal_event
+from avm.actors.event import Handles, Request, seal_event
 from avm.actors.ref import DEFAULT_TIMEOUT, Pid, Ref
 from avm.actors.reply import PendingReply
 from avm.actors.requests import Requests
@@ -185,9 +185,14 @@ class Actor:
         if not me.quick or urgent:
             delivery.send(me.kernel, me, dest, event, urgent=urgent)
             return
-        handles = None
+        handles: Handles | None = None
         if not plain:
-            event, handles = seal_event(event, me.kernel.put)
+            here = me.letter
+            if here is not None and here[0] is event and here[3].__class__ is tuple:
+                # Handed on as it came: sealed already, and nothing in it can be changed.
+                handles = here[3]
+            else:
+                event, handles = seal_event(event, me.kernel.put)
         state = target.state
         if state == IDLE:
             target.letter = (event, me, None, handles)
@@ -200,7 +205,12 @@ class Actor:
             # High water is looked at when this is handled.
             target.mailbox.append((event, me, None, handles))
         elif state == DEAD:
-            delivery.send(me.kernel, me, dest, event)
+            # To a ref, of an actor that was restarted: its present incarnation.
+            found = dest.reach() if dest.__class__ is Ref else None
+            if found is None:
+                delivery.send(me.kernel, me, dest, event)
+            else:
+                found.receive((event, me, None, handles))
         else:
             target.receive((event, me, None, handles))
 
@@ -260,7 +270,7 @@ class Actor:
 
     # Life and death.
 
-    async def spawn(
+    def spawn(
         self,
         cls: type[Actor],
         *args: Any,
@@ -273,7 +283,7 @@ class Actor:
         priority: str | None = None,
         max_mailbox: int | None = None,
         kwargs: dict[str, Any] | None = None,
-    ) -> Ref:
+    ) -> Coroutine[Any, Any, Ref]:
         """Start a child and wait until it is up (S23). It ends when I end.
 
         Args:
@@ -286,7 +296,7 @@ class Actor:
         Raises:
             StartError: it did not start; nothing of it is left (S24). StartIgnored: it chose not to (S25).
         """
-        return await start(
+        return start(
             self._cell,
             cls,
             args,

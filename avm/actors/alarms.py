@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from avm.actors.delivery import Handles, deliver, seal_message
+from avm.actors.delivery import deliver, seal_message
 from avm.actors.ending import order_end, refuse_dead
+from avm.actors.event import Handles
 from avm.actors.ref import Pid
 from avm.actors.signals import Timeout
 from avm.actors.state import IDLE, RESTING
@@ -54,7 +55,7 @@ class _Interval:
     __slots__ = ("_began", "_cell", "_dest", "_handles", "_sealed", "_seconds", "ref")
 
     def __init__(
-        self, cell: Cell, seconds: float, dest: Destination, sealed: object, handles: Handles
+        self, cell: Cell, seconds: float, dest: Destination, sealed: object, handles: Handles | None
     ) -> None:
         self._cell = cell
         self._seconds = seconds

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from avm.actors import ending, limits
 from avm.actors.dead_letters import undelivered
+from avm.actors.event import Handles
 from avm.actors.extras import Extras
 from avm.actors.ref import Pid, Ref
 from avm.actors.state import DEAD, IDLE, READY, RESTING
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 Answer = asyncio.Future[Any]
 """Where the reply to a request goes."""
 
-Letter = tuple[Any, "Cell | None", "Answer | None", "tuple[object, ...] | None"]
+Letter = tuple[Any, "Cell | None", "Answer | None", Handles | None]
 """What a mailbox holds: event, sender, where the reply goes, handles of large bodies."""
 
 

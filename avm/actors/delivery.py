@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from avm.actors import limits
 from avm.actors.dead_letters import undelivered
 from avm.actors.destination import receivers, resolve, text_of
-from avm.actors.event import ATOMS, is_event, seal, seal_event
+from avm.actors.event import ATOMS, Handles, is_event, seal, seal_event
 from avm.actors.ref import Pid, Ref
 from avm.actors.state import DEAD
 from avm.errors import ActorDead, EventError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from avm.actors.destination import Destination
     from avm.actors.kernel import Kernel
 
-Handles = tuple[object, ...] | None
 """What keeps the large bodies of an event in the store."""
 
 Tap = Callable[[str, "Cell | None", object], None]
@@ -46,7 +45,7 @@ def send(
         deliver(kernel, sender, dest, sealed, handles, urgent)
 
 
-def seal_message(kernel: Kernel, event: object) -> tuple[object, Handles]:
+def seal_message(kernel: Kernel, event: object) -> tuple[object, Handles | None]:
     """Make an event safe to hand to another actor; see `event.seal`.
 
     Raises:
@@ -73,7 +72,7 @@ def deliver(
     sender: Cell | None,
     dest: Destination,
     sealed: object,
-    handles: Handles,
+    handles: Handles | None,
     urgent: bool = False,
 ) -> None:
     """Put a sealed event in the mailboxes of whoever is meant; nobody is a dead letter."""

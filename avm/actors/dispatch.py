@@ -14,7 +14,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING
 
 from avm.actors.direct import rest_of
-from avm.actors.ending import fail
+from avm.actors.ending import fail, fail_at_once
 from avm.actors.reply import answer, refuse
 from avm.actors.running import after, handler_of, rested, run
 from avm.errors import Refuse
@@ -87,7 +87,8 @@ class Dispatcher:
                         await self._run(cell, me)
                     except BaseException as error:
                         cell.handled += 1
-                        await self._failed(cell, error, me)
+                        if not fail_at_once(cell, error):
+                            await self._failed(cell, error, me)
                     else:
                         cell.handled += 1
                         if cell.alert:

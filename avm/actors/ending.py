@@ -117,6 +117,21 @@ def _cancel(cell: Cell, worker: Worker, delay: float) -> None:
 # What a worker does at it.
 
 
+def fail_at_once(cell: Cell, error: BaseException) -> bool:
+    """End for an error without awaiting anything, as most can; false if there is more to do."""
+    if (
+        cell.ending is not None
+        or cell.state != READY
+        or cell.more is not None
+        or cell.behaviour.has_stopping
+        or not isinstance(error, Exception)
+        or isinstance(error, ExceptionGroup)
+    ):
+        return False
+    die(cell, error)
+    return True
+
+
 async def fail(cell: Cell, error: BaseException, worker: Worker) -> None:
     """A handler or a callback failed: find out the reason and end. Nothing if the actor is a zombie."""
     if cell.state == DEAD:
@@ -243,6 +258,10 @@ def _part(cell: Cell, reason: object) -> None:
 # Whoever waits for a reply of this actor hears of its end at once (S14, S31).
 def _fail_asks(cell: Cell, reason: object) -> None:
     more, current = cell.more, cell.current
+    if current is not None and more is None and cell.mailbox is None and cell.lane is None:
+        cell.letter = None
+        _fail_ask(cell, current, reason)
+        return
     waiting = list(cell.letters()) if _has_mail(cell) else ()
     cell.letter = cell.mailbox = cell.lane = None
     if more is not None and more.last_reply is not None:

@@ -159,7 +159,11 @@ Put = Callable[[Body], tuple[object, Body]]
 """Gives a large body to the store: returns a handle that keeps it, and the one object all holders share."""
 
 
-def seal(value: object, put: Put | None = None) -> tuple[object, tuple[object, ...] | None]:
+Handles = tuple[object, ...] | list[object]
+"""What keeps the large bodies of an event on its way."""
+
+
+def seal(value: object, put: Put | None = None) -> tuple[object, Handles | None]:
     """Make a value safe to hand to another actor.
 
     Args:
@@ -175,7 +179,7 @@ def seal(value: object, put: Put | None = None) -> tuple[object, tuple[object, .
     """
     sealer = _Sealer(put)
     sealed = sealer.seal(value, 0, ())
-    return sealed, tuple(sealer.handles) if sealer.handles else None
+    return sealed, sealer.handles or None
 
 
 class _Sealer:
@@ -248,8 +252,11 @@ class _Sealer:
         return value if all(a is b for a, b in zip(new, value, strict=True)) else kind(new)
 
 
-def seal_event(event: Any, put: Put | None) -> tuple[Any, tuple[object, ...] | None]:
-    """Seal an event that is not plain; the same as `seal`, quicker when all its fields are text, bytes or atoms."""
+def seal_event(event: Any, put: Put | None) -> tuple[Any, Handles | None]:
+    """Seal an event that is not plain; the same as `seal`, quicker when all its fields are text, bytes or atoms.
+
+    Then, and only then, the handles are a tuple: such an event may be handed on as it is.
+    """
     handles: list[object] | None = None
     for read in event.__avm_readers__:
         value = read(event)

@@ -125,8 +125,10 @@ class Announcements:
 
 
 def _announce(cell: Cell, reason: object) -> None:
-    _end_own_watches(cell)
-    _tell_watchers(cell, reason)
+    if cell.monitors:
+        _end_own_watches(cell)
+    if cell.watchers:
+        _tell_watchers(cell, reason)
     links, cell.links = cell.links, None
     for peer in links or ():
         if peer.links is not None and peer.links.pop(cell, cell) is not cell:

@@ -22,7 +22,7 @@ Paths are those of the user: the guardian has none, so the tree's own id is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from random import Random
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -148,18 +148,24 @@ class VM:
         self.kernel.tell(dest, event)
 
     @overload
-    async def ask(self, dest: Destination, request: Request[R], timeout: float | None = ...) -> R: ...
+    def ask(
+        self, dest: Destination, request: Request[R], timeout: float | None = ...
+    ) -> Coroutine[Any, Any, R]: ...
     @overload
-    async def ask(self, dest: Destination, request: object, timeout: float | None = ...) -> Any: ...
+    def ask(
+        self, dest: Destination, request: object, timeout: float | None = ...
+    ) -> Coroutine[Any, Any, Any]: ...
 
-    async def ask(self, dest: Destination, request: Any, timeout: float | None = DEFAULT_TIMEOUT) -> Any:
+    def ask(
+        self, dest: Destination, request: Any, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> Coroutine[Any, Any, Any]:
         """Send a request and wait for its reply; the same as `Actor.ask`.
 
         Raises:
             NoSuchActor: `dest` is text and means nobody, or several. And all that `Actor.ask` raises.
         """
         where = self[dest] if isinstance(dest, str) else dest
-        return await self.kernel.ask(where, request, timeout)
+        return self.kernel.ask(where, request, timeout)
 
     # Starting and ending actors.
 

@@ -22,11 +22,11 @@ import traceback
 from types import CodeType, FrameType
 from typing import Literal, get_args
 
+from avm.actors import direct
 from avm.actors.cell import Cell, Letter
 from avm.actors.dispatch import Dispatcher
 from avm.actors.hooks import WatchdogReport
 from avm.actors.kernel import Kernel
-from avm.actors import direct
 from avm.actors.running import run
 from avm.errors import RunawayError, VMError
 
