@@ -16,7 +16,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import avm
@@ -32,9 +31,6 @@ from avm.errors import StartError, VMError, WorkloadError
 from avm.io import CONCURRENCY, RecordedProvider
 from avm.memory import memory_limit
 from avm.vm import VM, run
-
-COMPRESS_SECONDS = 0.99
-"""Seconds from one look for idle content in the store to the next."""
 
 
 def job_command(argv: Sequence[str]) -> int:
@@ -95,8 +91,6 @@ class Performance:
         self._workload = workload
         self._display = display
         self._gauge = Gauge(vm)
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="avm-compress")
-        self._compressed = float("-inf")
 
     async def run(self) -> tuple[int, str]:
         """Start the agents, let them play, and show what is measured; the last figures come out in any case."""
@@ -109,7 +103,6 @@ class Performance:
             if playing is not None:
                 playing.cancel()
                 await asyncio.wait([playing])
-            self._threads.shutdown(wait=False, cancel_futures=True)
             self._display.finish(self._gauge.read_final())
         return conclude(self._options, self._gauge.progress(), not playing.cancelled())
 
@@ -138,17 +131,10 @@ class Performance:
             await asyncio.wait([playing], timeout=max(0.0, min(tick, end) - now()))
             if playing.done() or now() >= end:
                 break
-            self._compress(now())
             self._display.show(self._gauge.read())
         if playing.done() and playing.exception() is not None:
             # The director is gone, so the job is over; leaving the VM says why.
             await self._vm.wait_stopped()
-
-    def _compress(self, now: float) -> None:
-        store = self._vm.store
-        if store is not None and now >= self._compressed + COMPRESS_SECONDS:
-            self._compressed = now
-            store.compress_idle(now, self._threads)
 
 
 def conclude(options: JobOptions, progress: DirectorStatistics, is_over: bool) -> tuple[int, str]:

@@ -20,6 +20,9 @@ AGENTS = 1000
 MEMORY = "2GB"
 PROVIDERS = ("scripted",)
 
+MOST_AGENTS = 10_000_000
+"""More are a slip of the hand: a process of so many has no memory left for their conversations."""
+
 MOST_CRASHES = 10_000.0
 """Crashes a second: more is not chaos but a stopped clock."""
 
@@ -154,13 +157,23 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="who gives the replies: scripted, as recorded (default)",
     )
-    add("--seed", type=int, metavar="N", help="make latencies and chaos the same in every run")
+    add("--seed", type=_seed, metavar="N", help="make latencies and chaos the same in every run")
     add("--json", action="store_true", help="write one JSON object a second, and a last one that is final")
     return parser
 
 
 def _agents(text: str) -> int:
-    return _whole(text, "a whole number of 1 or more")
+    number = _whole(text, "a whole number of 1 or more")
+    if number > MOST_AGENTS:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_AGENTS:,}, got {text!r}")
+    return number
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
 
 
 def _count(text: str) -> int:
