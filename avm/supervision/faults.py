@@ -66,7 +66,12 @@ def call_hint(value: object) -> str:
 
 
 def brief(value: object) -> str:
-    return value.__name__ if isinstance(value, type) else cut(repr(value), 40)
+    if isinstance(value, type):
+        return value.__name__
+    try:
+        return cut(repr(value), 40)
+    except BaseException as error:
+        return f"<{type(value).__name__}: its repr failed with {type(error).__name__}>"
 
 
 def cut(text: str, limit: int) -> str:
