@@ -3,7 +3,6 @@
 from avm.io.backlog import Backlog
 from avm.io.pool import CONCURRENCY, NAME, TOOL_CONCURRENCY, IoFront, ModelWorker, io_tree
 from avm.io.providers import (
-    AnthropicProvider,
     Latency,
     Provider,
     RecordedProvider,
@@ -33,7 +32,6 @@ __all__ = [
     "CONCURRENCY",
     "NAME",
     "TOOL_CONCURRENCY",
-    "AnthropicProvider",
     "Backlog",
     "CallTool",
     "Complete",

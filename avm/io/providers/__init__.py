@@ -1,6 +1,5 @@
-"""Who serves models: one small Protocol, and the providers behind it."""
+"""Who serves models: one small Protocol, and the providers behind it; `anthropic` is imported when it is chosen."""
 
-from avm.io.providers.anthropic import AnthropicProvider
 from avm.io.providers.choice import PROVIDERS, choose_provider
 from avm.io.providers.provider import Provider
 from avm.io.providers.recorded import RecordedProvider, Recording, Recordings
@@ -9,7 +8,6 @@ from avm.io.providers.scripted import REALISTIC, Latency, ScriptedProvider, echo
 __all__ = [
     "PROVIDERS",
     "REALISTIC",
-    "AnthropicProvider",
     "Latency",
     "Provider",
     "RecordedProvider",

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 
 from avm.errors import VMError
-from avm.io.providers.anthropic import AnthropicProvider
 from avm.io.providers.provider import Provider
 from avm.io.providers.scripted import ScriptedProvider
 
@@ -31,6 +30,9 @@ def choose_provider(chosen: str | Provider | None = None, env: Mapping[str, str]
     if not name:
         name = "anthropic" if key else "scripted"
     if name == "anthropic":
+        # Only who talks to Claude pays for importing what it takes.
+        from avm.io.providers.anthropic import AnthropicProvider
+
         return AnthropicProvider(api_key=key, base_url=found.get("ANTHROPIC_BASE_URL"))
     if name == "scripted":
         return ScriptedProvider()

@@ -21,7 +21,8 @@ from avm.errors import (
     RateLimited,
     Refused,
 )
-from avm.io import AnthropicProvider, ModelRequest, encode_fragment
+from avm.io import ModelRequest, encode_fragment
+from avm.io.providers.anthropic import AnthropicProvider
 from avm.tools import tool
 from tests.io.pooled import pooled, prompt
 

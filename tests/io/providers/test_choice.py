@@ -3,7 +3,8 @@
 import pytest
 
 from avm.errors import VMError
-from avm.io import AnthropicProvider, ScriptedProvider, choose_provider
+from avm.io import ScriptedProvider, choose_provider
+from avm.io.providers.anthropic import AnthropicProvider
 
 
 def test_without_key_and_choice_it_is_scripted() -> None:
