@@ -1,53 +1,54 @@
 """Every exception a user of avm can catch.
 
-    AVMError
-     +- AskError                  an ask that got no reply
-     |   +- AskTimeout              (TimeoutError) no reply in time
-     |   +- NoProc                  nobody at that address; also an exit reason
-     |   |   +- NoSuchActor           (KeyError) vm[...] finds no actor, or more than one
-     |   +- ActorExited             it ended before it answered
-     |   +- AskCycle                the ask would wait for itself through other actors
-     |   |   +- CallingSelf           directly
-     |   +- MailboxFull             its bounded mailbox has no room
-     |   +- NoHandler               it lives, but takes no such event
-     +- Refuse                    raise it in a handler: the asker gets it, the actor lives on
-     +- StartError                an actor or a tree did not start
-     |   +- StartIgnored            its `starting` answered Ignore
-     +- StopError                 an actor ended with another reason than the one asked for
-     +- ActorDead                 an actor that was killed still tries to act
-     +- NameTaken                 a registered name has a live holder
-     +- NotJoined                 leaving a group it is not in
-     +- HandlerError              (TypeError) handlers declared wrongly, found at import
-     +- EventError                (TypeError) an event declared wrongly, found at import
-     |   +- PackError               an event holds something that cannot leave its sender
-     +- DecodeError               (ValueError) bytes that are not a valid event
-     +- SpecError                 (ValueError) a child spec or tree that cannot be right
-     +- ChildError                administration of a supervisor refused
-     |   +- AlreadyStarted, AlreadyPresent, ChildRunning, ChildRestarting, ChildNotFound, TooManyChildren
-     +- StoreError
-     |   +- MissingBlob             (KeyError) no such digest
-     |   +- StoreFullError          (MemoryError) no tier has room
-     |   +- TooLargeError           one object larger than its share
-     |   +- CorruptBlob             bytes that do not match their digest
-     +- RemoteError               an error that happened beyond a boundary: its name and text
-     +- ProviderError             a model call failed
-     |   +- RateLimited, Overloaded, ProviderTimeout, ProviderConnection, ContextOverflow, Refused, BadOutput
-     +- ToolError                 a tool failed, or was called wrongly
-     +- ToolDefinitionError       (TypeError) a function that cannot be a tool, found at import
-     +- TooManySteps              a turn that does not end
-     +- ItemFailed                an item of a pipeline failed in one of its stages
-     +- WorkloadError             (ValueError) a conversation file that cannot be read
-     +- SimulationError           a simulation is used wrongly or cannot go on
-     |   +- NotSimulated            (RuntimeError) a real socket, thread or clock was used inside one
-     |   +- SimulationStuck         all wait, and nothing will ever happen
-     |   +- SimulationEndless       much happens and no time passes
-     |   +- ReplayDiverged          a replay went another way than the run that was recorded
-     +- SimulatedCrash            the reason of an actor that a simulation let crash
-     +- VMError                   the VM is used wrongly or could not go on
-         +- Interrupted             a signal or Ctrl+C stopped it
-         +- RunawayError            (TimeoutError) a handler held the loop too long
+AVMError
+ +- AskError                  an ask that got no reply
+ |   +- AskTimeout              (TimeoutError) no reply in time
+ |   +- NoProc                  nobody at that address; also an exit reason
+ |   |   +- NoSuchActor           (KeyError) vm[...] finds no actor, or more than one
+ |   +- ActorExited             it ended before it answered
+ |   +- AskCycle                the ask would wait for itself through other actors
+ |   |   +- CallingSelf           directly
+ |   +- MailboxFull             its bounded mailbox has no room
+ |   +- NoHandler               it lives, but takes no such event
+ +- Refuse                    raise it in a handler: the asker gets it, the actor lives on
+ +- StartError                an actor or a tree did not start
+ |   +- StartIgnored            its `starting` answered Ignore
+ +- StopError                 an actor ended with another reason than the one asked for
+ +- ActorDead                 an actor that was killed still tries to act
+ +- NameTaken                 a registered name has a live holder
+ +- NotJoined                 leaving a group it is not in
+ +- HandlerError              (TypeError) handlers declared wrongly, found at import
+ +- EventError                (TypeError) an event declared wrongly, found at import
+ |   +- PackError               an event holds something that cannot leave its sender
+ +- DecodeError               (ValueError) bytes that are not a valid event
+ +- SpecError                 (ValueError) a child spec or tree that cannot be right
+ +- ChildError                administration of a supervisor refused
+ |   +- AlreadyStarted, AlreadyPresent, ChildRunning, ChildRestarting, ChildNotFound, TooManyChildren
+ +- StoreError
+ |   +- MissingBlob             (KeyError) no such digest
+ |   +- StoreFullError          (MemoryError) no tier has room
+ |   +- TooLargeError           one object larger than its share
+ |   +- CorruptBlob             bytes that do not match their digest
+ +- RemoteError               an error that happened beyond a boundary: its name and text
+ +- ProviderError             a model call failed
+ |   +- RateLimited, Overloaded, ProviderTimeout, ProviderConnection, ContextOverflow, Refused, BadOutput
+ +- ToolError                 a tool failed, or was called wrongly
+ +- ToolDefinitionError       (TypeError) a function that cannot be a tool, found at import
+ +- TooManySteps              a turn that does not end
+ +- ItemFailed                an item of a pipeline failed in one of its stages
+ +- WorkloadError             (ValueError) a conversation file that cannot be read
+ +- SimulationError           a simulation is used wrongly or cannot go on
+ |   +- NotSimulated            (RuntimeError) a real socket, thread or clock was used inside one
+ |   +- SimulationStuck         all wait, and nothing will ever happen
+ |   +- SimulationEndless       much happens and no time passes
+ |   +- ReplayDiverged          a replay went another way than the run that was recorded
+ |   +- ReplayStopped           a replay came to the decision at which it was to stop
+ +- SimulatedCrash            the reason of an actor that a simulation let crash
+ +- VMError                   the VM is used wrongly or could not go on
+     +- Interrupted             a signal or Ctrl+C stopped it
+     +- RunawayError            (TimeoutError) a handler held the loop too long
 
-    SpecWarning (UserWarning)       a tree that can be right but probably is not meant
+SpecWarning (UserWarning)       a tree that can be right but probably is not meant
 """
 
 from __future__ import annotations
@@ -381,6 +382,14 @@ class SimulationEndless(SimulationError):
 
 class ReplayDiverged(SimulationError):
     """A replay came to another decision than the run that was recorded: something outside of avm differs."""
+
+
+class ReplayStopped(SimulationError):
+    """A replay came to the decision at which it was to stop; `decision` is its number."""
+
+    def __init__(self, message: str, decision: int) -> None:
+        super().__init__(message)
+        self.decision = decision
 
 
 class SimulatedCrash(AVMError):

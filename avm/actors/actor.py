@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from random import Random
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from avm.actors import alarms, delivery, links, mailbox, stopping, tasks
@@ -182,7 +183,7 @@ class Actor:
         except (AttributeError, TypeError):
             delivery.send(me.kernel, me, dest, event, urgent=urgent)
             return
-        if not me.quick or urgent:
+        if me.quick != get_ident() or urgent:
             delivery.send(me.kernel, me, dest, event, urgent=urgent)
             return
         handles: Handles | None = None

@@ -6,12 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from avm.actors.delivery import deliver, seal_message
+from avm.actors.destination import check_destination
 from avm.actors.ending import order_end, refuse_dead
 from avm.actors.event import Handles
+from avm.actors.reasons import reason_of
 from avm.actors.ref import Pid
 from avm.actors.signals import Timeout
 from avm.actors.state import IDLE, RESTING
-from avm.actors.timers import TimerRef, check_seconds
+from avm.actors.timers import Timer, TimerRef, check_seconds, keep
 
 if TYPE_CHECKING:
     from avm.actors.cell import Cell
@@ -22,29 +24,44 @@ def send_after(cell: Cell, seconds: float, dest: Destination, event: object) -> 
     """Send an event later; to a pid the timer ends with that pid, to a name it is resolved then (S89)."""
     check_seconds(seconds, "seconds")
     refuse_dead(cell)
+    check_destination(dest)
     kernel = cell.kernel
     sealed, handles = seal_message(kernel, event)
-    owner = dest.cell if isinstance(dest, Pid) else None
-    timer = kernel.timers.after(seconds, lambda: fire())
-
-    def fire() -> None:
-        if owner is not None:
-            owner.extras().timers.pop(timer, None)
-        deliver(kernel, cell, dest, sealed, handles)
-
-    if owner is not None:
-        if not owner.is_alive():
-            kernel.timers.cancel(timer)
-        else:
-            owner.extras().timers[timer] = None
+    timer = kernel.timers.after(seconds, partial(_send, cell, dest, sealed, handles))
+    if isinstance(dest, Pid):
+        _tie(timer, dest.cell)
     return TimerRef(timer)
 
 
+# Its end is the timer's; if it has ended already, now.
+def _tie(timer: Timer, receiver: Cell, *owners: dict[Timer, None]) -> None:
+    if receiver.is_alive():
+        keep(timer, receiver.extras().timers, *owners)
+    else:
+        receiver.kernel.timers.cancel(timer)
+
+
+# A strategy that fails is the sender's: it ends with the error, or whoever runs the VM reads of it.
+def _send(cell: Cell, dest: Destination, sealed: object, handles: Handles | None) -> None:
+    kernel = cell.kernel
+    try:
+        deliver(kernel, cell, dest, sealed, handles)
+    except BaseException as error:
+        if cell.is_alive():
+            order_end(cell, reason_of(kernel, error))
+        else:
+            kernel.log(f"a timer of {cell.pid_text} could not send", error)
+
+
 def send_interval(cell: Cell, seconds: float, dest: Destination, event: object) -> TimerRef:
-    """Send an event again and again until the cell ends; late ticks are skipped, not made up for (S90)."""
+    """Send an event again and again until the cell ends, and to a pid until that ends (S89).
+
+    Late ticks are skipped, not made up for (S90).
+    """
     if check_seconds(seconds, "seconds") <= 0:
         raise ValueError(f"seconds of an interval must be more than 0, got {seconds!r}.")
     refuse_dead(cell)
+    check_destination(dest)
     sealed, handles = seal_message(cell.kernel, event)
     return _Interval(cell, seconds, dest, sealed, handles).ref
 
@@ -64,15 +81,21 @@ class _Interval:
         self._handles = handles
         self._began = cell.kernel.now()
         self.ref = TimerRef(cell.kernel.timers.after(seconds, self._fire))
-        cell.extras().timers[self.ref.timer] = None
+        self._keep()
+
+    def _keep(self) -> None:
+        own = self._cell.extras().timers
+        if isinstance(self._dest, Pid):
+            _tie(self.ref.timer, self._dest.cell, own)
+        else:
+            keep(self.ref.timer, own)
 
     def _fire(self) -> None:
-        kernel, own = self._cell.kernel, self._cell.extras().timers
-        own.pop(self.ref.timer, None)
+        kernel = self._cell.kernel
         ticks = int((kernel.now() - self._began) / self._seconds + 1e-9) + 1
         self.ref.timer = kernel.timers.at(self._began + ticks * self._seconds, self._fire)
-        own[self.ref.timer] = None
-        deliver(kernel, self._cell, self._dest, self._sealed, self._handles)
+        self._keep()
+        _send(self._cell, self._dest, self._sealed, self._handles)
 
 
 def idle_timeout(cell: Cell, seconds: float | None) -> None:
@@ -117,9 +140,13 @@ def _hibernate(cell: Cell) -> None:
     more = cell.extras()
     more.idle_timer = None
     if cell.state == RESTING and not more.hibernating:
+        kernel = cell.kernel
+        outer, kernel.inside = kernel.inside, cell
         try:
             cell.actor.hibernating()
-        except Exception as error:
-            order_end(cell, error)
+        except BaseException as error:
+            order_end(cell, reason_of(kernel, error))
             return
+        finally:
+            kernel.inside = outer
         more.hibernating = True

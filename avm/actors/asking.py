@@ -193,6 +193,9 @@ def _check_cycle(sender: Cell, target: Cell) -> None:
     while chain:
         cell, ring = chain.pop()
         for waited in asked_by(cell):
+            if waited.more is not None and cell in waited.more.owed.values():
+                # It took the reply upon itself, or handed it on: none of its handlers is waited for.
+                continue
             if waited is sender:
                 raise _cycle(ring)
             if waited not in seen:

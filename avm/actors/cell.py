@@ -91,7 +91,8 @@ class Cell:
         self.actor: Actor = None  # type: ignore[assignment]
         self.state = IDLE
         self.rest = IDLE
-        self.quick = kernel.quick
+        # The thread that may take the quick path of `tell`; 0 if none may.
+        self.quick: int = kernel.quick
         self.alert = False
         self.limit = behaviour.limit
         self.letter: Letter | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from avm.actors.hooks import CrashReport
+from avm.actors.reasons import describe
 
 if TYPE_CHECKING:
     from avm.actors.cell import Cell
@@ -68,24 +69,24 @@ def _trace(reason: object) -> str:
         return ""
     try:
         return shorten("".join(traceback.format_exception(reason)), TRACE_CHARACTERS)
-    except Exception as error:
+    except BaseException as error:
         return f"(no trace: {type(error).__name__} while it was made)"
 
 
-# A describe() that raises must neither lose the report nor hurt anyone (S77).
+# A describe() that raises, whatever it raises, must neither lose the report nor hurt anyone (S77, S99).
 def _state(cell: Cell) -> str:
     if cell.actor is None:
         return ""
     try:
         return shorten(repr(cell.actor.describe()), STATE_CHARACTERS)
-    except Exception as error:
-        return f"(describe() failed: {type(error).__name__}: {shorten(str(error), 100)})"
+    except BaseException as error:
+        return f"(describe() failed: {shorten(describe(error), 100)})"
 
 
 def _safe_repr(value: object) -> str:
     try:
         return repr(value)
-    except Exception as error:
+    except BaseException as error:
         return f"<{type(value).__name__}: its repr failed with {type(error).__name__}>"
 
 

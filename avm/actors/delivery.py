@@ -40,7 +40,7 @@ def send(
         raise ActorDead(f"{sender.pid_text} has ended; its handler may not send any more.")
     sealed, handles = seal_message(kernel, event)
     if threading.get_ident() != kernel.thread:
-        kernel.loop.call_soon_threadsafe(deliver, kernel, None, dest, sealed, handles, urgent)
+        kernel.loop.call_soon_threadsafe(deliver, kernel, sender, dest, sealed, handles, urgent)
     else:
         deliver(kernel, sender, dest, sealed, handles, urgent)
 
@@ -119,7 +119,7 @@ async def tell_wait(kernel: Kernel, sender: Cell | None, dest: Destination, even
 def tap(kernel: Kernel, tap: Tap) -> None:
     """Show everything that is sent from now on."""
     kernel.taps.append(tap)
-    _set_quick(kernel, False)
+    _set_quick(kernel, 0)
 
 
 def untap(kernel: Kernel, tap: Tap) -> None:
@@ -127,7 +127,7 @@ def untap(kernel: Kernel, tap: Tap) -> None:
     if tap in kernel.taps:
         kernel.taps.remove(tap)
     if not kernel.taps:
-        _set_quick(kernel, True)
+        _set_quick(kernel, kernel.thread)
 
 
 def show(kernel: Kernel, target: Cell, sender: Cell | None, event: object) -> None:
@@ -140,7 +140,7 @@ def show(kernel: Kernel, target: Cell, sender: Cell | None, event: object) -> No
             kernel.log(f"tap {tap!r} failed and was removed", error)
 
 
-def _set_quick(kernel: Kernel, quick: bool) -> None:
+def _set_quick(kernel: Kernel, quick: int) -> None:
     kernel.quick = quick
     for cell in kernel.tree:
         cell.quick = quick

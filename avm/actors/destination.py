@@ -43,6 +43,16 @@ def resolve(kernel: Kernel, dest: Destination) -> Cell | None:
     raise _no_destination(dest)
 
 
+def check_destination(dest: object) -> None:
+    """Check that a value can be a destination.
+
+    Raises:
+        EventError: it cannot.
+    """
+    if not isinstance(dest, (Ref, Pid, str)) and not hasattr(dest, "resolve"):
+        raise _no_destination(dest)
+
+
 def receivers(kernel: Kernel, dest: Destination, event: object) -> tuple[Cell, ...]:
     """Return the actors that get an event.
 

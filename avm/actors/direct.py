@@ -9,7 +9,7 @@ after that step. If not, the worker is woken with it and goes on where it stands
 
 from __future__ import annotations
 
-from asyncio import current_task
+from asyncio import CancelledError, current_task
 from asyncio.tasks import _enter_task as enter_task
 from asyncio.tasks import _leave_task as leave_task
 from collections.abc import Callable, Coroutine, Generator
@@ -160,17 +160,23 @@ def _failed(cell: Cell, error: BaseException, letter: Letter) -> None:
     if cell.state == DEAD:
         return
     if isinstance(error, Refuse):
-        refuse(letter[2], error)
+        refuse(cell, letter[2], error)
         cell.letter = None
         cell.join_queue()
         return
-    if cell.ending is None:
-        cell.ending = reason_of(cell.kernel, error)
+    kernel = cell.kernel
+    if cell.ending is None or not isinstance(error, (CancelledError, GeneratorExit)):
+        cell.ending = reason_of(kernel, error)
     if has_preparations(cell):
         cell.alert = True
         cell.join_queue()
-    else:
+        return
+    # The event still is the one being handled, not one that waits.
+    outer, kernel.inside = kernel.inside, cell
+    try:
         die(cell, cell.ending)
+    finally:
+        kernel.inside = outer
 
 
 @coroutine

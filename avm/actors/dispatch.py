@@ -82,7 +82,7 @@ class Dispatcher:
                         if reply is not None and not cell.alert:
                             answer(cell, reply, result)
                     except Refuse as refusal:
-                        refuse(reply, refusal)
+                        refuse(cell, reply, refusal)
                         cell.letter = None
                         await self._run(cell, me)
                     except BaseException as error:
@@ -106,7 +106,8 @@ class Dispatcher:
                 else:
                     await self._run(cell, me)
                 if me.look:
-                    if me.spoiled:
+                    if me.spoiled or me.task.cancelling():
+                        # Cancelled, perhaps by somebody outside of avm, and the handler did not let it through (S102).
                         return
                     me.look = False
                     if scheduler.active is None:
@@ -153,7 +154,7 @@ class Dispatcher:
             me.handed = None
             await self.take_over(me, letter, begun)
             letter = begun = None
-            if me.spoiled or me.context != scheduler.context:
+            if me.spoiled or me.context != scheduler.context or me.task.cancelling():
                 return False
             me.look = False
             if scheduler.active is None:
@@ -169,7 +170,7 @@ class Dispatcher:
             if reply is not None and not cell.alert:
                 answer(cell, reply, result)
         except Refuse as refusal:
-            refuse(reply, refusal)
+            refuse(cell, reply, refusal)
         except BaseException as error:
             await self._failed(cell, error, me)
             return

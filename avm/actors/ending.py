@@ -65,7 +65,8 @@ def order_end(cell: Cell, reason: object, *, interrupt: bool = True) -> None:
     if reason is None:
         reason = Normal()
     inside = cell.scheduler.worker_of(cell) if state in (READY, STARTING) else None
-    if inside is None and state != STARTING and not has_preparations(cell):
+    here = inside is not None or cell.kernel.inside is cell
+    if not here and state != STARTING and not has_preparations(cell):
         die(cell, reason)
         return
     cell.ending = reason
@@ -95,9 +96,14 @@ def kill(cell: Cell) -> None:
 
 def kill_below(cell: Cell) -> None:
     """Kill all descendants of an actor, the lowest first."""
-    for child in list((cell.children or {}).values()):
-        kill_below(child)
-        kill(child)
+    below: list[Cell] = []
+    pending = list((cell.children or {}).values())
+    while pending:
+        found = pending.pop()
+        below.append(found)
+        pending.extend((found.children or {}).values())
+    for one in reversed(below):
+        kill(one)
 
 
 # Cancel what runs in a worker of this cell, again at each later `await` until it is left.
@@ -141,7 +147,20 @@ async def fail(cell: Cell, error: BaseException, worker: Worker) -> None:
             cell.ending = Cancelled()
     else:
         cell.ending = reason_of(cell.kernel, error)
-    await finish(cell, worker)
+    if isinstance(error, asyncio.CancelledError) and not worker.spoiled:
+        await _finish_cancelled(cell, worker)
+    else:
+        await finish(cell, worker)
+
+
+# Somebody outside cancelled the worker's task, as asyncio.run does at its end: the actor ends, and then the task.
+async def _finish_cancelled(cell: Cell, worker: Worker) -> None:
+    while worker.task.cancelling():
+        worker.task.uncancel()
+    try:
+        await finish(cell, worker)
+    finally:
+        worker.spoiled = worker.look = True
 
 
 async def finish(cell: Cell, worker: Worker) -> None:
@@ -165,9 +184,10 @@ async def finish(cell: Cell, worker: Worker) -> None:
                 reason = reason_of(cell.kernel, error)
             elif not worker.spoiled:
                 reason = Cancelled()
+                worker.spoiled = worker.look = True
     if cell.more is not None and cell.state != DEAD:
-        await _end_tasks(cell.more)
-        await _close_generators(cell, cell.more)
+        await _end_tasks(cell.more, worker)
+        await _close_generators(cell, cell.more, worker)
     if cell.state != DEAD:
         die(cell, reason)
 
@@ -181,23 +201,29 @@ async def call(cell: Cell, worker: Worker, callback: Callable[..., Any], *args: 
     return result
 
 
-async def _end_tasks(more: Extras) -> None:
+async def _end_tasks(more: Extras, worker: Worker) -> None:
     here = asyncio.current_task()
     tasks = [t for t in more.tasks if t is not here]
     for task in tasks:
         more.tasks[task] = False
         task.cancel()
     if tasks:
-        await asyncio.wait(tasks, timeout=TASK_GRACE)
+        try:
+            await asyncio.wait(tasks, timeout=TASK_GRACE)
+        except asyncio.CancelledError:
+            worker.spoiled = worker.look = True
 
 
-async def _close_generators(cell: Cell, more: Extras) -> None:
-    for weak in more.generators:
+async def _close_generators(cell: Cell, more: Extras, worker: Worker) -> None:
+    for weak in list(more.generators):
         generator = weak()
         if generator is not None:
             try:
                 await generator.aclose()
-            except Exception as error:
+            except asyncio.CancelledError:
+                # The generator's own, or the worker was cancelled: then it must not be used again.
+                worker.spoiled = worker.look = True
+            except BaseException as error:
                 cell.kernel.log(f"{cell.pid_text}: an async generator failed while it was closed", error)
     more.generators.clear()
 
@@ -225,11 +251,11 @@ def die(cell: Cell, reason: object) -> None:
         cell.actor = None  # type: ignore[assignment]
 
 
-def discard(cell: Cell, error: BaseException) -> None:
+def discard(cell: Cell, reason: object) -> None:
     """Undo a start whose `__init__` failed: it leaves no report beyond the error, for it never was."""
-    _part(cell, error)
-    _fail_asks(cell, error)
-    cell.kernel.announcements.add(cell, error)
+    _part(cell, reason)
+    _fail_asks(cell, reason)
+    cell.kernel.announcements.add(cell, reason)
     cell.actor = None  # type: ignore[assignment]
 
 
@@ -237,14 +263,14 @@ def discard(cell: Cell, error: BaseException) -> None:
 def _part(cell: Cell, reason: object) -> None:
     cell.state = DEAD
     cell.alert = True
-    cell.quick = False
+    cell.quick = 0
     cell.reason = reason
     kernel, more = cell.kernel, cell.more
     kernel.tree.forget(cell)
     kernel.names.forget(cell)
     kernel.groups.forget(cell)
     if more is not None:
-        for timer in more.timers:
+        for timer in list(more.timers):
             kernel.timers.cancel(timer)
         more.timers.clear()
         if more.idle_timer is not None:
@@ -260,7 +286,7 @@ def _fail_asks(cell: Cell, reason: object) -> None:
     more, current = cell.more, cell.current
     if current is not None and more is None and cell.mailbox is None and cell.lane is None:
         cell.letter = None
-        _fail_ask(cell, current, reason)
+        fail_ask(cell, current, reason)
         return
     waiting = list(cell.letters()) if _has_mail(cell) else ()
     cell.letter = cell.mailbox = cell.lane = None
@@ -269,9 +295,9 @@ def _fail_asks(cell: Cell, reason: object) -> None:
         more.last_reply = None
         answer(cell, reply, result)
     elif current is not None:
-        _fail_ask(cell, current, reason)
+        fail_ask(cell, current, reason)
     for letter in waiting:
-        _fail_ask(cell, letter, reason)
+        fail_ask(cell, letter, reason)
         if not isinstance(letter[0], Exit):
             undelivered(cell.kernel, "ended", cell.pid_text, letter)
     if more is not None:
@@ -288,7 +314,8 @@ def _has_mail(cell: Cell) -> bool:
     return bool(cell.letter or cell.mailbox or cell.lane or (more is not None and more.postponed))
 
 
-def _fail_ask(cell: Cell, letter: Letter, reason: object) -> None:
+def fail_ask(cell: Cell, letter: Letter, reason: object) -> None:
+    """Tell whoever waits for the reply to an event, if anyone, that there will be none."""
     if letter[2] is not None:
         _refuse(letter[2], exited(cell, reason, type(letter[0]).__name__))
 
@@ -328,7 +355,7 @@ class Fence:
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self.quick = False
+        self.quick = 0
 
     def __getattr__(self, name: str) -> Any:
         if name in ("children", "current", "is_alive", "parent", "path", "pid", "pid_text", "ref"):

@@ -121,11 +121,27 @@ def event(maybe_class: type[C] | None = None, /, *, tag: str | None = None) -> A
         made.__avm_tag__ = name
         made.__avm_readers__ = tuple(attrgetter(f.name) for f in fields)
         made.__avm_plain__ = _plain_check([f.name for f in fields])
+        _unmark_subclasses(made)
         EVENTS.add(name, made)
         result: type[C] = made
         return result
 
     return make if maybe_class is None else make(maybe_class)
+
+
+# A class that derives from an event without @event is none: it may change and hold anything. What is inherited is taken
+# from it, so that the quick way of a send does not take it for one.
+def _unmark_subclasses(made: Any) -> None:
+    own = made.__dict__.get("__init_subclass__")
+
+    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
+        if own is None:
+            super(made, cls).__init_subclass__(**kwargs)
+        else:
+            own.__get__(None, cls)(**kwargs)
+        cls.__avm_plain__ = None
+
+    made.__init_subclass__ = classmethod(__init_subclass__)
 
 
 # Every send asks it, so it is written out for each class, as attrs writes out __init__.

@@ -19,6 +19,7 @@ class Extras:
         "asking",
         "continuing",
         "deferred",
+        "downs",
         "generators",
         "hibernating",
         "hold",
@@ -45,7 +46,8 @@ class Extras:
         self.asking: list[Cell] = []  # more asks under way than the one in the cell's slot
         self.continuing = 0  # how many letters at the head of the lane are from continue_with
         self.deferred = False  # the handler took the reply upon itself
-        self.generators: list[Any] = []  # weak references to async generators begun by handlers
+        self.downs = 0  # at most so many wait in a bounded mailbox, which does not count them (S10)
+        self.generators: dict[Any, None] = {}  # weak references to async generators begun by handlers
         self.hibernating = False
         self.hold = False  # suspended
         self.idle_seconds: float | None = None
@@ -55,7 +57,7 @@ class Extras:
         self.state_bytes = 0
         self.over_bytes = False
         self.over_water = False
-        self.owed: dict[Answer, None] = {}  # deferred replies
+        self.owed: dict[Answer, Cell | None] = {}  # deferred replies, and who asked
         self.postpone = False
         self.postponed: list[Letter] = []
         self.protected = 0

@@ -25,6 +25,7 @@ from avm.actors.asking import DIRECT_IN_A_ROW, ask_blocking, ask_from
 from avm.actors.cell import Cell, Letter
 from avm.actors.destination import Destination, Strategy
 from avm.actors.dispatch import Dispatcher
+from avm.actors.ending import refuse_dead
 from avm.actors.event import Put, Request
 from avm.actors.hooks import Observer, Report
 from avm.actors.reasons import describe
@@ -150,8 +151,8 @@ class Kernel:
         # Who gets what is published under a group's name; the router puts its topics here.
         self.audience: Callable[[str], tuple[Cell, ...]] = self.groups.members
         self.taps: list[delivery.Tap] = []
-        # No taps: actors may take the quick way.
-        self.quick = True
+        # No taps: actors may take the quick way, in this thread (S101).
+        self.quick = self.thread
         # What an operator of the VM is called for.
         self.on_interrupt: Callable[[], None] | None = None
         self.on_bug: Callable[[BaseException], None] | None = None
@@ -170,6 +171,7 @@ class Kernel:
         self.started = self.restarts = self.crashed = self.monitors = self.late_replies = 0
         self.dead_letters: Counter[str] = Counter()
         self._closed = False
+        self._first_of_loop: Callable[[Any], Any] | None = None
         self.root = Cell(self, Guardian.__avm_behaviour__, None, "root", 0)
         self.root.actor = Guardian()
         self.root.actor._cell = self.root
@@ -199,28 +201,39 @@ class Kernel:
         self.timers.close()
         if self.threads is not None:
             self.threads.shutdown(wait=False, cancel_futures=True)
-        sys.set_asyncgen_hooks(firstiter=self._first_of_loop)
+        if sys.get_asyncgen_hooks().firstiter == self._generator_begins:
+            sys.set_asyncgen_hooks(firstiter=self._hook_before())
+
+    # Whoever closes last of several kernels on a loop gives back what was there before all of them.
+    def _hook_before(self) -> Callable[[Any], Any] | None:
+        hook = self._first_of_loop
+        owner = getattr(hook, "__self__", None)
+        return owner._hook_before() if isinstance(owner, Kernel) and owner._closed else hook
 
     # Generators that handlers begin are closed when their actor ends.
     def _generator_begins(self, generator: Any) -> None:
         if self._first_of_loop is not None:
             self._first_of_loop(generator)
-        cell = self.current() if threading.get_ident() == self.thread else None
+        cell = self.current()
         if cell is not None and cell.is_alive():
-            cell.extras().generators.append(weakref.ref(generator))
+            kept = cell.extras().generators
+            kept[weakref.ref(generator, lambda weak: kept.pop(weak, None))] = None
 
     async def spawn(
         self, cls: type[Actor], *args: Any, kwargs: dict[str, Any] | None = None, **options: Any
     ) -> Ref:
         """Start an actor directly under the root and wait until it is up; options and errors as `Actor.spawn`."""
+        self._refuse_zombie()
         return await start(self.root, cls, args, kwargs, **options)
 
     def exit(self, dest: Destination, reason: object, sender: Cell | None = None) -> None:
         """Send an exit signal (S36). Nothing happens if nobody is there."""
+        self._refuse_zombie()
         stopping.send_exit(self, sender, dest, reason)
 
     def kill(self, dest: Destination) -> None:
         """End an actor at once (S94); its children end with it. Nothing happens if nobody is there."""
+        self._refuse_zombie()
         target = self.resolve(dest)
         if target is not None:
             target.kill()
@@ -234,6 +247,7 @@ class Kernel:
             NoProc: it has ended already. AskTimeout: not ended in time; the order stands.
             StopError: it ended with another, abnormal reason.
         """
+        self._refuse_zombie()
         await stopping.stop_living(self, dest, reason, timeout)
 
     async def stop_and_wait(
@@ -284,6 +298,7 @@ class Kernel:
         Raises:
             NameTaken: it has another holder, or the actor has ended (S78). NoProc: nobody is there.
         """
+        self._refuse_zombie()
         self.names.register(name, destination.cell_of(self, dest))
 
     def resolve(self, dest: Destination) -> Cell | None:
@@ -300,6 +315,8 @@ class Kernel:
 
     def current(self) -> Cell | None:
         """Return the actor whose handler or owned task the calling code is part of, None outside of any."""
+        if threading.get_ident() != self.thread:
+            return None
         if self.inside is not None:
             return self.inside
         try:
@@ -311,6 +328,16 @@ class Kernel:
             cell: Any = worker.runnable
             return cell  # type: ignore[no-any-return]
         return self.owners.get(task)
+
+    # What a killed handler does through a ref or the kernel is refused like what it does through its actor (S94). While
+    # an end is under way it is the runtime's observers who speak, in the task of the one who ends.
+    def _refuse_zombie(self) -> None:
+        if self.inside is None and not self.zombies.kept and not self.owners:
+            # There are none, nor tasks that an actor may have left behind; this is nearly always so, and quick.
+            return
+        cell = self.current()
+        if cell is not None and cell.state == DEAD and cell.actor is None:
+            refuse_dead(cell)
 
     def service(self, name: str, *default: Any) -> Any:
         """Return a service of the VM; `default`, if given, where there is none of that name.
@@ -332,7 +359,9 @@ class Kernel:
 
         Raises:
             PackError, EventError: it is nothing that can be sent (S4).
+            ActorDead: the handler of an actor that was killed called it (S94).
         """
+        self._refuse_zombie()
         delivery.send(self, None, dest, event, urgent=urgent)
 
     def send(self, sender: Cell | None, dest: Destination, event: object, *, urgent: bool = False) -> None:
@@ -341,6 +370,7 @@ class Kernel:
 
     def publish(self, sender: Cell | None, group: str, event: object) -> int:
         """Send to the audience of a group or topic now, once for each membership (S83); return how many copies."""
+        self._refuse_zombie()
         return delivery.publish(self, sender, group, event)
 
     def tap(self, tap: delivery.Tap) -> None:
@@ -423,7 +453,8 @@ class Kernel:
         for observer in list(self.observers):
             try:
                 observer(report)
-            except Exception as error:
+            except BaseException as error:
+                # Somebody's end may be under way; nothing of another may get into that (S32, S99).
                 if observer in self.observers:
                     self.observers.remove(observer)
                 self.log(f"observer {observer!r} failed and was removed", error)

@@ -12,6 +12,7 @@ import attrs
 from avm.actors.dead_letters import undelivered
 from avm.actors.event import is_event
 from avm.actors.hooks import LimitReport, MailboxWater
+from avm.actors.signals import Down, Exit
 from avm.errors import MailboxFull
 
 if TYPE_CHECKING:
@@ -22,11 +23,17 @@ OVERFLOWS: tuple[str, ...] = get_args(Overflow)
 
 
 def admit(cell: Cell, letter: Letter) -> bool:
-    """Decide on an event for a bounded mailbox; false if it was refused or the actor ended of it."""
+    """Decide on an event for a bounded mailbox; false if it was refused or the actor ended of it.
+
+    A Down is a signal that waits its turn (S50): it is neither counted nor refused, nor dropped (S10).
+    """
+    if letter[0].__class__ is Down:
+        cell.extras().downs += 1
+        return True
     kernel, limit = cell.kernel, cell.limit
     if cell.behaviour.max_bytes is not None and not _has_memory(cell, letter):
         return False
-    found = cell.length()
+    found = cell.length() - _signals(cell)
     if limit is None or found < limit:
         return True
     policy = cell.behaviour.overflow
@@ -45,6 +52,16 @@ def admit(cell: Cell, letter: Letter) -> bool:
         reply.set_exception(full(cell))
     undelivered(kernel, "mailbox_full", cell.pid_text, letter)
     return False
+
+
+# How many of those that wait are signals. Looked at only where there may be some.
+def _signals(cell: Cell) -> int:
+    more = cell.more
+    if not cell.lane and (more is None or not more.downs):
+        return 0
+    kinds = [letter[0].__class__ for letter in cell.letters()]
+    downs = cell.extras().downs = kinds.count(Down)
+    return downs + kinds.count(Exit)
 
 
 # S12: what waits and what the actor says it keeps, in bytes. Measured at each arrival, and at each rest for the state.
@@ -113,10 +130,11 @@ def full(cell: Cell) -> MailboxFull:
 def _drop_oldest(cell: Cell) -> None:
     oldest: Letter | None = None
     first = cell.waiting_letter()
-    if first is not None:
+    if first is not None and first[0].__class__ is not Down:
         oldest, cell.letter = first, None
-    elif cell.mailbox:
-        oldest = cell.mailbox.popleft()
+    elif cell.mailbox and (found := _first_event(cell.mailbox)) is not None:
+        oldest = cell.mailbox[found]
+        del cell.mailbox[found]
     elif cell.more is not None and cell.more.postponed:
         oldest = cell.more.postponed.pop(0)
     if oldest is None:
@@ -125,6 +143,10 @@ def _drop_oldest(cell: Cell) -> None:
     if reply is not None and not reply.done():
         reply.set_exception(full(cell))
     undelivered(cell.kernel, "dropped", cell.pid_text, oldest)
+
+
+def _first_event(box: deque[Letter]) -> int | None:
+    return next((n for n, letter in enumerate(box) if letter[0].__class__ is not Down), None)
 
 
 async def room(cell: Cell) -> None:

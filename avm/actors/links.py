@@ -13,7 +13,11 @@ from avm.actors.destination import last_at, nobody
 from avm.actors.ending import exit_signal, parent_ended
 from avm.actors.mailbox import drop_exits
 from avm.actors.signals import Down, Monitor
+from avm.actors.timers import keep
 from avm.errors import NoProc
+
+ORPHAN_GRACE = 5.0
+"""Seconds that an actor has to end in order when its parent is gone; then it is killed (S58, S62)."""
 
 if TYPE_CHECKING:
     from avm.actors.cell import Cell
@@ -138,7 +142,14 @@ def _announce(cell: Cell, reason: object) -> None:
     for child in reversed(list((children or {}).values())):
         parent_ended(child, reason)
         if child.is_alive():
-            cell.kernel.tree.orphans[child] = None
+            _leave_orphan(child)
+
+
+# It still ends, on its own: nobody is left who would see to it that it does.
+def _leave_orphan(cell: Cell) -> None:
+    kernel = cell.kernel
+    kernel.tree.orphans[cell] = None
+    keep(kernel.timers.after(ORPHAN_GRACE, cell.kill), cell.extras().timers)
 
 
 def _end_own_watches(cell: Cell) -> None:

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 
 def describe(reason: object) -> str:
-    """Put an exit reason in a few words."""
+    """Put an exit reason in a few words. Never raises: reasons are users' objects, and their text users' code (S99)."""
+    try:
+        return _words(reason)
+    except BaseException as error:
+        return f"{type(reason).__name__} (its text failed with {type(error).__name__})"
+
+
+def _words(reason: object) -> str:
     if isinstance(reason, BaseException):
         text = str(reason)
         return f"{type(reason).__name__}: {text}" if text else type(reason).__name__

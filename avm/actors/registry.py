@@ -5,6 +5,7 @@ Both forget an actor at its end before anyone is told of it (S32), so neither ev
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from avm.errors import NameTaken, NotJoined
 
 if TYPE_CHECKING:
     from avm.actors.cell import Cell
+
+_log = logging.getLogger("avm.kernel")
 
 
 def _key(name: Hashable) -> tuple[type, Hashable]:
@@ -158,5 +161,12 @@ class Groups:
     def _tell(self, change: GroupChange) -> None:
         watchers = self._watchers.get(change.group)
         if watchers:
-            for watcher in list(watchers.values()):
-                watcher(change)
+            for number, watcher in list(watchers.items()):
+                try:
+                    watcher(change)
+                except BaseException as error:
+                    # Somebody's end may be under way; nothing of another may get into that (S32, S99).
+                    self.unwatch(change.group, number)
+                    _log.error(
+                        "watcher %r of group %r failed and was removed", number, change.group, exc_info=error
+                    )

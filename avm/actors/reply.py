@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from avm.actors.event import ATOMS, INLINE_LIMIT, seal
+from avm.actors.reasons import describe
 from avm.errors import Refuse
 
 if TYPE_CHECKING:
@@ -31,11 +32,23 @@ def answer(cell: Cell, reply: Answer, result: Any) -> None:
         reply.set_result(result)
 
 
-def refuse(reply: Answer | None, refusal: Refuse) -> None:
+def refuse(cell: Cell, reply: Answer | None, refusal: Refuse) -> None:
     """A handler refused: the asker gets the error it was made with, or the refusal itself."""
+    if cell.more is not None:
+        # What it asked for besides is void, and must not be done to the next event.
+        cell.more.deferred = cell.more.postpone = False
     if reply is not None and not reply.done():
         first = refusal.args[0] if refusal.args else None
-        reply.set_exception(first if isinstance(first, BaseException) else refusal)
+        reply.set_exception(_harmless(first) if isinstance(first, BaseException) else refusal)
+
+
+# An actor may not end whoever asks it, nor the program, by the error it answers with (S99).
+def _harmless(error: BaseException) -> BaseException:
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    refusal = Refuse(describe(error))
+    refusal.__cause__ = error
+    return refusal
 
 
 class PendingReply:
@@ -62,7 +75,7 @@ class PendingReply:
             cell.alert = True
             cell.letter = (current[0], current[1], None, current[3])
             if future is not None and not future.done():
-                more.owed[future] = None
+                more.owed[future] = current[1]
                 future.add_done_callback(lambda done: more.owed.pop(done, None))
         return cls(cell, future)
 
@@ -87,11 +100,11 @@ class PendingReply:
             self._future.set_result(sealed)
 
     def fail(self, error: BaseException) -> None:
-        """Answer with an error, which is raised where it was asked."""
+        """Answer with an error, which is raised where it was asked; one that is no Exception as a `Refuse`."""
         if self._future is None:
             return
         if self._future.done():
             self._cell.kernel.late_replies += 1
         else:
-            self._future.set_exception(error)
+            self._future.set_exception(_harmless(error))
             self._future.exception()

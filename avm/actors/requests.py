@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from avm.actors import tasks
 from avm.actors.asking import ask_from
+from avm.actors.timers import check_seconds
 from avm.errors import AskTimeout
 
 if TYPE_CHECKING:
@@ -41,13 +43,28 @@ class Requests:
         """
         if not self._labels:
             raise LookupError("no request is under way; add() one first.")
-        done, _ = await asyncio.wait(self._labels, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
+        await self._one_is_done(timeout)
+        first = next((task for task in self._labels if task.done()), None)
+        if first is None:
             raise AskTimeout(f"none of {len(self._labels)} requests was answered in {timeout} s.")
-        first = next(task for task in self._labels if task in done)
         label = self._labels.pop(first)
         error = first.exception()
+        if isinstance(error, tasks.Escaped):
+            error = error.error
         return label, error if error is not None else first.result()
+
+    # Returns when a request is done or `timeout` seconds of the VM's clock are over.
+    async def _one_is_done(self, timeout: float | None) -> None:
+        if timeout is None:
+            await asyncio.wait(self._labels, return_when=asyncio.FIRST_COMPLETED)
+            return
+        kernel = self._cell.kernel
+        over: asyncio.Future[None] = kernel.loop.create_future()
+        timer = kernel.timers.after(check_seconds(timeout, "timeout"), partial(over.set_result, None))
+        try:
+            await asyncio.wait((*self._labels, over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            kernel.timers.cancel(timer)
 
     async def receive(self, timeout: float | None = None) -> tuple[object, Any]:
         """As `wait`, but a timeout abandons all requests: their replies will be dropped."""

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from avm.actors import alarms, limits
 from avm.actors.crash import outline
 from avm.actors.dead_letters import undelivered
-from avm.actors.ending import call, die, fail, finish, order_end
+from avm.actors.ending import call, die, fail, fail_ask, finish
+from avm.actors.event import seal
 from avm.actors.mailbox import shelve
+from avm.actors.reasons import reason_of
 from avm.actors.reply import answer, refuse
 from avm.actors.signals import Ignore, Normal
 from avm.actors.state import DEAD, HELD, READY, RESTING, STARTING
@@ -89,7 +91,7 @@ async def run(cell: Cell, worker: Worker, budget: int) -> None:
                 if reply is not None and not cell.alert:
                     answer(cell, reply, result)
             except Refuse as refusal:
-                refuse(reply, refusal)
+                refuse(cell, reply, refusal)
             except BaseException as error:
                 await fail(cell, error, worker)
                 return
@@ -181,20 +183,21 @@ def after(cell: Cell, letter: Letter, reply: Answer | None, result: Any) -> bool
     more = cell.more
     if more is not None:
         if more.postpone:
-            more.postpone = False
+            more.postpone = more.deferred = False
             more.postponed.append(letter)
             return False
         if more.deferred:
             more.deferred = False
             return False
     if reply is not None:
-        if cell.ending is not None:
-            cell.extras().last_reply = (reply, result)
-        else:
-            try:
+        try:
+            if cell.ending is not None:
+                cell.extras().last_reply = (reply, seal(result, cell.kernel.put)[0])
+            else:
                 answer(cell, reply, result)
-            except BaseException as error:
-                order_end(cell, error)
+        except BaseException as error:
+            cell.ending = reason_of(cell.kernel, error)
+            fail_ask(cell, letter, cell.ending)
     return False
 
 

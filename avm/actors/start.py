@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from avm.actors import alarms, links
 from avm.actors.cell import Cell
 from avm.actors.ending import discard, start_error
+from avm.actors.reasons import reason_of
 from avm.actors.ref import Ref
 from avm.actors.signals import Timeout
-from avm.actors.state import DEAD, RESTING, STARTING
+from avm.actors.state import DEAD, RESTING, STARTING, STOPPING
+from avm.actors.timers import check_seconds
 from avm.actors.tree import check_id, vacant_id
 from avm.errors import ActorDead, SpecError, StartError
 
@@ -36,6 +38,8 @@ async def start(
     max_mailbox: int | None = None,
 ) -> Ref:
     """Start a child of `parent` and wait until it is up; see `Actor.spawn`."""
+    if start_timeout is not None:
+        check_seconds(start_timeout, "start_timeout")
     cell = _make(parent, cls, id, at, priority, max_mailbox)
     _begin(cell, cls, args, kwargs, name)
     if link:
@@ -62,8 +66,9 @@ def _make(
     max_mailbox: int | None,
 ) -> Cell:
     kernel = parent.kernel
-    if parent.state == DEAD:
-        raise ActorDead(f"{parent.pid_text} has ended and cannot start {getattr(cls, '__qualname__', cls)}.")
+    if parent.state >= STOPPING:
+        end = "has ended" if parent.state == DEAD else "is stopping"
+        raise ActorDead(f"{parent.pid_text} {end} and cannot start {getattr(cls, '__qualname__', cls)}.")
     behaviour = getattr(cls, "__avm_behaviour__", None)
     if behaviour is None or not isinstance(cls, type):
         raise SpecError(f"spawn takes a subclass of Actor, got {cls!r}.")
@@ -85,25 +90,42 @@ def _make(
     return cell
 
 
-# The object is made and `__init__` runs. An actor for which that fails never was.
+# The object is made and `__init__` runs, as the new actor's code. An actor for which that fails never was.
 def _begin(
     cell: Cell, cls: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any] | None, name: str | None
 ) -> None:
-    actor = cls.__new__(cls)
-    actor._cell = cell
-    cell.actor = actor
     if name is not None:
         _register(cell, name)
-    if args or kwargs or cls.__init__ is not object.__init__:
-        try:
+    kernel = cell.kernel
+    outer, kernel.inside = kernel.inside, cell
+    try:
+        actor = cls.__new__(cls)
+        actor._cell = cell
+        cell.actor = actor
+        if args or kwargs or cls.__init__ is not object.__init__:
             actor.__init__(*args, **(kwargs or {}))  # type: ignore[misc]
-        except BaseException as error:
-            discard(cell, error)
-            raise start_error(cell, error) from error
+    except StartError as error:
+        # Of one below: it goes up as it is.
+        kernel.inside = outer
+        _undone(cell, error)
+        raise
+    except BaseException as error:
+        kernel.inside = outer
+        raise _undone(cell, reason_of(kernel, error)) from error
+    kernel.inside = outer
+    if cell.alert and (cell.ending is not None or cell.state == DEAD):
+        raise _undone(cell, cell.ending)
     if cell.behaviour.has_starting:
         cell.join_queue()
     elif cell.rest == RESTING and cell.state == RESTING:
         alarms.rest(cell)
+
+
+# The error for a start that ended in `__init__`: it raised, stopped itself, or somebody ended it meanwhile.
+def _undone(cell: Cell, reason: object) -> StartError:
+    if cell.is_alive():
+        discard(cell, reason)
+    return start_error(cell, cell.reason)
 
 
 def _register(cell: Cell, name: str) -> None:

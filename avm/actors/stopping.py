@@ -65,8 +65,14 @@ async def stop_and_wait(
 
 
 async def wait_stopped(kernel: Kernel, dest: Destination) -> object:
-    """Wait for the end of an actor and return its reason; at once if it has ended."""
+    """Wait for the end of an actor and return its reason; at once if it has ended.
+
+    Raises:
+        CallingSelf: its own handler waits for it. A task beside its mailbox may: that ends with it.
+    """
     target = cell_of(kernel, dest)
+    if target is kernel.current() and kernel.owners.get(asyncio.current_task()) is None:  # type: ignore[arg-type]
+        raise CallingSelf(f"{target.pid_text} waits for its own end; use self.stop().", (target.pid_text,))
     return target.reason if not target.is_alive() else await _waiter(target)
 
 
@@ -79,8 +85,10 @@ async def stop_all(kernel: Kernel, timeout: float) -> None:
         waiters = [_waiter(cell) for cell in left]
         await asyncio.wait(waiters, timeout=deadline - kernel.loop.time())
     kill_below(kernel.root)
-    for orphan in list(kernel.tree.orphans):
-        orphan.kill()
+    while orphans := list(kernel.tree.orphans):
+        for orphan in orphans:
+            kill_below(orphan)
+            orphan.kill()
 
 
 def _waiter(cell: Cell) -> asyncio.Future[object]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from avm.actors.delivery import send
 from avm.actors.ending import order_end, refuse_dead
 from avm.actors.reasons import reason_of
+from avm.errors import ActorDead
 
 if TYPE_CHECKING:
     from avm.actors.cell import Cell
@@ -36,11 +37,13 @@ def own(cell: Cell, work: Coroutine[Any, Any, T], *, fatal: bool = True) -> asyn
     task = kernel.loop.create_task(_shielded(work))
     cell.extras().tasks[task] = fatal
     kernel.owners[task] = cell
-    task.add_done_callback(partial(_ended, cell))
+    task.add_done_callback(partial(_ended, cell, work))
     return task
 
 
-def _ended(cell: Cell, task: asyncio.Task[Any]) -> None:
+def _ended(cell: Cell, work: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:
+    # It may not have begun.
+    work.close()
     cell.kernel.owners.pop(task, None)
     fatal = cell.extras().tasks.pop(task, False)
     if task.cancelled():
@@ -53,7 +56,10 @@ def _ended(cell: Cell, task: asyncio.Task[Any]) -> None:
 
 
 class Escaped(Exception):
-    """What would stop the whole loop if it left a task: SystemExit or KeyboardInterrupt (S98, S99)."""
+    """What may not leave a task as it is: SystemExit and KeyboardInterrupt would stop the whole loop (S98, S99).
+
+    And a CancelledError of something the task waited for, when nobody cancelled the task, would seem to be no failure.
+    """
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error)
@@ -65,6 +71,15 @@ async def _shielded(work: Coroutine[Any, Any, T]) -> T:
         return await work
     except (SystemExit, KeyboardInterrupt) as error:
         raise Escaped(error) from error
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        raise Escaped(error) from error
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def pipe(
@@ -78,8 +93,8 @@ def pipe(
     async def run() -> None:
         try:
             result = await work
-        except Exception as error:
-            if on_error is None:
+        except (Exception, asyncio.CancelledError) as error:
+            if on_error is None or (isinstance(error, asyncio.CancelledError) and _is_cancelled()):
                 raise
             event = on_error(error)
         else:
@@ -87,7 +102,19 @@ def pipe(
         if event is not None and cell.is_alive():
             send(cell.kernel, cell, cell.pid, event)
 
-    return own(cell, run())
+    try:
+        task = own(cell, run())
+    except ActorDead:
+        _close(work)
+        raise
+    # It may not have begun.
+    task.add_done_callback(lambda _: _close(work))
+    return task
+
+
+def _close(work: Awaitable[Any]) -> None:
+    if isinstance(work, Coroutine):
+        work.close()
 
 
 def run_blocking(kernel: Kernel, function: Callable[..., T], *args: Any) -> Awaitable[T]:
@@ -95,7 +122,15 @@ def run_blocking(kernel: Kernel, function: Callable[..., T], *args: Any) -> Awai
     if kernel.threads is None:
         kernel.threads = ThreadPoolExecutor(thread_name_prefix="avm-blocking")
     context = contextvars.copy_context()
-    return kernel.loop.run_in_executor(kernel.threads, partial(context.run, function, *args))
+    return kernel.loop.run_in_executor(kernel.threads, partial(context.run, _in_thread, function, *args))
+
+
+# A future does not take a StopIteration: whoever waits for it would wait for ever.
+def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    try:
+        return function(*args)
+    except StopIteration as error:
+        raise RuntimeError("a blocking function raised StopIteration") from error
 
 
 async def cancel_all(kernel: Kernel) -> None:

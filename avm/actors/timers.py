@@ -18,14 +18,15 @@ from avm.scheduler import Clock, TimerHandle
 
 
 class Timer:
-    """One pending call. `action` is None once it fired or was cancelled."""
+    """One pending call. `action` is None once it fired or was cancelled. `kept_in`: who forgets it then; see `keep`."""
 
-    __slots__ = ("action", "deadline", "sequence")
+    __slots__ = ("action", "deadline", "kept_in", "sequence")
 
     def __init__(self, deadline: float, sequence: int, action: Callable[[], None]) -> None:
         self.deadline = deadline
         self.sequence = sequence
         self.action: Callable[[], None] | None = action
+        self.kept_in: tuple[dict[Timer, None], ...] = ()
 
     def __lt__(self, other: Timer) -> bool:
         if self.deadline == other.deadline:
@@ -76,6 +77,7 @@ class Timers:
         if timer.action is None:
             return None
         timer.action = None
+        _forget(timer)
         self._cancelled += 1
         if self._cancelled > 64 and self._cancelled * 2 > len(self._heap):
             self._heap = [t for t in self._heap if t.action is not None]
@@ -112,10 +114,10 @@ class Timers:
         self._firing = True
         now = self._clock.now()
         heap = self._heap
+        # What an action schedules for "now" waits for the next turn, or a zero interval would hold the loop.
+        last = self._sequence
+        held: list[Timer] = []
         try:
-            # What an action schedules for "now" waits for the next turn, or a zero interval would hold the loop.
-            last = self._sequence
-            held: list[Timer] = []
             while heap and heap[0].deadline <= now:
                 timer = heappop(heap)
                 action = timer.action
@@ -125,28 +127,48 @@ class Timers:
                     held.append(timer)
                 else:
                     timer.action = None
+                    if timer.kept_in:
+                        _forget(timer)
                     action()
                 heap = self._heap
-            for timer in held:
-                heappush(heap, timer)
         finally:
+            for timer in held:
+                heappush(self._heap, timer)
             self._firing = False
             if self._heap:
                 self._arm(self._heap[0].deadline)
 
 
+def keep(timer: Timer, *owners: dict[Timer, None]) -> None:
+    """Let each of some actors keep a timer among its own, until it fires or is cancelled."""
+    timer.kept_in = owners
+    for owner in owners:
+        owner[timer] = None
+
+
+def _forget(timer: Timer) -> None:
+    for owner in timer.kept_in:
+        owner.pop(timer, None)
+    timer.kept_in = ()
+
+
 Waiting = tuple[float, "asyncio.Future[Any]", Callable[[float, Any, Any], BaseException], Any, Any]
 MIN_PRUNE = 64
+MIN_SWEEP = 64
 
 
 class _Lane:
-    """Deadlines of one length of time, in order. `prune_at`: the length at which what is done is forgotten."""
+    """Deadlines of one length of time, in order. `prune_at`: the length at which what is done is forgotten.
 
-    __slots__ = ("prune_at", "waiting")
+    `timer` is armed for the first of them, or for one before it that was forgotten.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("prune_at", "timer", "waiting")
+
+    def __init__(self, timer: Timer) -> None:
         self.waiting: deque[Waiting] = deque()
         self.prune_at = MIN_PRUNE
+        self.timer = timer
 
 
 class Deadlines:
@@ -156,6 +178,7 @@ class Deadlines:
         self._timers = timers
         self._now = now
         self._lanes: dict[float, _Lane] = {}
+        self._sweep_at = MIN_SWEEP
 
     def add(
         self,
@@ -169,8 +192,7 @@ class Deadlines:
         try:
             lane = self._lanes[seconds]
         except KeyError:
-            lane = self._lanes[seconds] = _Lane()
-            self._timers.at(self._now() + seconds, partial(self._expire, seconds))
+            lane = self._new_lane(seconds)
         waiting = lane.waiting
         waiting.append((self._now() + seconds, future, error, who, what))
         if len(waiting) >= lane.prune_at:
@@ -180,10 +202,25 @@ class Deadlines:
         """Count the deadlines kept, reached or not."""
         return sum(len(lane.waiting) for lane in self._lanes.values())
 
-    # The head stays, because the timer is armed for it. Amortised, an ask pays for looking at two entries.
+    def _new_lane(self, seconds: float) -> _Lane:
+        if len(self._lanes) >= self._sweep_at:
+            self._sweep()
+        lane = _Lane(self._timers.at(self._now() + seconds, partial(self._expire, seconds)))
+        self._lanes[seconds] = lane
+        return lane
+
+    # So many lengths of time: forget those for which nobody waits any more. Amortised, as below.
+    def _sweep(self) -> None:
+        for seconds, lane in list(self._lanes.items()):
+            self._prune(lane)
+            if not lane.waiting:
+                self._timers.cancel(lane.timer)
+                del self._lanes[seconds]
+        self._sweep_at = max(MIN_SWEEP, 2 * len(self._lanes))
+
+    # Amortised, an ask pays for looking at two entries.
     def _prune(self, lane: _Lane) -> None:
-        head = lane.waiting[0]
-        live = [entry for entry in lane.waiting if entry is head or not entry[1].done()]
+        live = [entry for entry in lane.waiting if not entry[1].done()]
         lane.waiting.clear()
         lane.waiting.extend(live)
         lane.prune_at = max(MIN_PRUNE, 2 * len(live))
@@ -197,7 +234,7 @@ class Deadlines:
             if not future.done():
                 future.set_exception(error(seconds, who, what))
         if waiting:
-            self._timers.at(waiting[0][0], partial(self._expire, seconds))
+            lane.timer = self._timers.at(waiting[0][0], partial(self._expire, seconds))
         else:
             del self._lanes[seconds]
 

@@ -114,11 +114,12 @@ def vacant_id(parent: Cell, place: Ref) -> str | int:
     """Return the id of a place below an actor whose last incarnation has ended.
 
     Raises:
-        SpecError: it is the place of someone else's child, or somebody lives there.
+        SpecError: it is the place of someone else's child, or somebody lives there or is just starting.
     """
     old = place.cell
     if old.parent is not parent:
         raise SpecError(f"{place!r} is not a place of a child of {parent.path or 'the root'}.")
-    if old.is_alive():
-        raise SpecError(f"{old.pid_text} lives; only the place of an actor that has ended can be filled.")
+    holder = old if old.is_alive() else (parent.children or {}).get(old.id)
+    if holder is not None:
+        raise SpecError(f"{holder.pid_text} lives; only the place of an actor that has ended can be filled.")
     return old.id

@@ -40,18 +40,24 @@ class Zombies:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._zombies: dict[asyncio.Task[None], Zombie] = {}
+        # By the task they hold; an entry may be gone already, see `list`.
+        self.kept: dict[asyncio.Task[None], Zombie] = {}
 
     def add(self, cell: Cell, worker: Worker) -> None:
         """Keep one, and report it if it is still there after the grace time."""
         zombie = Zombie(cell, worker, self._kernel.now())
-        self._zombies[worker.task] = zombie
-        worker.task.add_done_callback(lambda task: self._zombies.pop(task, None))
-        self._kernel.timers.after(GRACE, lambda: self._look(zombie))
+        self.kept[worker.task] = zombie
+        timer = self._kernel.timers.after(GRACE, lambda: self._look(zombie))
+
+        def let_go(task: asyncio.Task[None]) -> None:
+            self.kept.pop(task, None)
+            self._kernel.timers.cancel(timer)
+
+        worker.task.add_done_callback(let_go)
 
     def list(self) -> list[Zombie]:
         """Return those that are still there."""
-        return [z for z in self._zombies.values() if not z.is_gone()]
+        return [z for z in self.kept.values() if not z.is_gone()]
 
     def __len__(self) -> int:
         return len(self.list())

@@ -76,6 +76,6 @@ class Addresses:
         for part in path.split("/"):
             cell = Cell(self._kernel, Actor.__avm_behaviour__, cell, part, serial)
             cell.state = DEAD
-            cell.quick = False
+            cell.quick = 0
             cell.reason = NoProc(f"{path} is not known here.")
         return cell
