@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 T = TypeVar("T")
 
@@ -32,6 +32,13 @@ settings.register_profile(
 settings.register_profile("ci", settings.get_profile("fast"), max_examples=150)
 settings.register_profile(
     "search", settings.get_profile("ci"), max_examples=1000, derandomize=False, print_blob=True
+)
+# For scripts/mutants: that a law fails is enough, how simply does not matter.
+settings.register_profile(
+    "mutants",
+    settings.get_profile("fast"),
+    phases=(Phase.explicit, Phase.generate),
+    report_multiple_bugs=False,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "fast"))
 

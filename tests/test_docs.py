@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import os
 import re
 import runpy
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -58,10 +60,11 @@ def name_of(page: Path) -> str:
 
 
 @pytest.fixture
-def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """A module for the code of one page, on a machine without a key."""
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.delenv("AVM_PROVIDER", raising=False)
+    monkeypatch.setenv("AVM_FAILURES", str(tmp_path))
     module = ModuleType("page_" + re.sub(r"\W", "_", request.node.callspec.id))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
@@ -82,8 +85,34 @@ def test_the_code_of_the_page_runs_and_prints_what_the_page_says(page: Path, pro
                 f"{name_of(page)}, line {block.line}"
             )
     for name, function in list(vars(program).items()):
-        if name.startswith("test_") and inspect.isfunction(function):
+        if name.startswith("test_") and inspect.isfunction(function) and not needs_pytest(function):
             function()
+
+
+def needs_pytest(test: Callable[..., object]) -> bool:
+    """Tell whether a test is a coroutine or takes fixtures."""
+    return inspect.iscoroutinefunction(test) or bool(inspect.signature(test).parameters)
+
+
+@pytest.mark.slow
+def test_the_tests_of_the_how_to_run_under_pytest(tmp_path: Path) -> None:
+    """As a file of their own, with the plugin that avm brings, as a user would have them."""
+    page = ROOT / "docs" / "how-to" / "test-your-agents.md"
+    code = "\n".join(block.code for block in blocks(page))
+    (tmp_path / "test_page.py").write_text(code, encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"],
+        cwd=tmp_path,
+        env={**os.environ, "HYPOTHESIS_PROFILE": "default"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{code.count('def test_')} passed" in done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

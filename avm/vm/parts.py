@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import attrs
 
@@ -46,14 +47,18 @@ class Parts:
 
     def make_kernel(self, store: Store | None) -> Kernel:
         """Make the kernel on the running loop."""
-        return Kernel(
-            clock=self.clock,
-            random=self.random,
-            store=store,
-            services={"roots": Roots()},
-            observers=(LastResort(),) if self.observers is None else self.observers,
-            ask_timeout=self.ask_timeout,
-        )
+        return Kernel(**self.kernel_arguments(store))
+
+    def kernel_arguments(self, store: Store | None) -> dict[str, Any]:
+        """Return what the kernel is made with."""
+        return {
+            "clock": self.clock,
+            "random": self.random,
+            "store": store,
+            "services": {"roots": Roots()},
+            "observers": (LastResort(),) if self.observers is None else self.observers,
+            "ask_timeout": self.ask_timeout,
+        }
 
     def system_tree(self, store: Store | None) -> ChildSpec:
         """Describe the VM's own tree."""
