@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("avm.actor", "avm.kernel", "avm")]
     levels = [logger.level for logger in loggers]
