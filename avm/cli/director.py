@@ -16,7 +16,7 @@ from avm.actors.actor import Actor, on
 from avm.actors.event import Request, event
 from avm.actors.ref import Pid
 from avm.actors.reply import PendingReply
-from avm.agents import Play, PlayResult, is_exact
+from avm.agents.replay import Play, PlayResult, is_exact
 from avm.cli.player import Ready, TurnDone
 from avm.cli.workload import KeptFile
 from avm.cli.writer import WRITER, WriteFailed, WriteOn

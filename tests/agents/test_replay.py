@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avm.actors import Kernel, Ref
-from avm.agents import Play, PlayResult, ReplayAgent, Roots, is_exact
+from avm.agents import Roots
+from avm.agents.replay import Play, PlayResult, ReplayAgent, is_exact
 from avm.errors import AskError, WorkloadError
 from avm.io import Latency, ModelRequest, PoolStatus, RecordedProvider, Recordings
 from avm.memory import read_conversations

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from avm.actors import Actor, on
 from avm.actors.kernel import Kernel
-from avm.agents import Play, PlayResult
+from avm.agents.replay import Play, PlayResult
 from avm.cli.director import Begin, Director, DirectorStatistics
 from avm.cli.player import DIRECTOR, Ready
 from avm.cli.workload import KeptFile
