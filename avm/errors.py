@@ -29,6 +29,11 @@ AVMError
  |   +- StoreFullError          (MemoryError) no tier has room
  |   +- TooLargeError           one object larger than its share
  |   +- CorruptBlob             bytes that do not match their digest
+ |   +- ColdStoreError          the disk, or the file on it, refuses: full, read-only, damaged
+ |   +- HomeError               a home directory that cannot be opened
+ |   |   +- HomeInUse             another process has it open
+ |   |   +- HomeTooNew            a newer avm has written it
+ |   +- FileChanged             a large file is not what it was when it was put
  +- RemoteError               an error that happened beyond a boundary: its name and text
  +- ProviderError             a model call failed
  |   +- RateLimited, Overloaded, ProviderTimeout, ProviderConnection, ContextOverflow, Refused, BadOutput
@@ -262,7 +267,52 @@ class TooLargeError(StoreError):
 
 
 class CorruptBlob(StoreError):
-    """Stored bytes do not match their digest."""
+    """Stored bytes do not match their digest; `digest` (hex) and `path` say which and where, empty if not on disk."""
+
+    def __init__(self, message: str, digest: str = "", path: str = "") -> None:
+        super().__init__(message)
+        self.digest = digest
+        self.path = path
+
+
+class ColdStoreError(StoreError):
+    """The disk refuses, or a file of the cold store is damaged; `path` says which. What was committed stands."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class HomeError(StoreError):
+    """A home directory that cannot be opened; `path` says which."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class HomeInUse(HomeError):
+    """Another process has the home open; `holder` says who."""
+
+    def __init__(self, message: str, path: str = "", holder: str = "") -> None:
+        super().__init__(message, path)
+        self.holder = holder
+
+
+class HomeTooNew(HomeError):
+    """The home has a format that a newer avm has written; `found` is its number."""
+
+    def __init__(self, message: str, path: str = "", found: int = 0) -> None:
+        super().__init__(message, path)
+        self.found = found
+
+
+class FileChanged(StoreError):
+    """A large file is gone, or not what it was when it was put; `path` says which."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class ProviderError(AVMError):

@@ -5,14 +5,11 @@ The players of recorded conversations are in `avm.agents.replay`.
 
 from avm.agents.agent import DEFAULT_MODEL, Agent, Say
 from avm.agents.pipeline import pipeline
-from avm.agents.roots import Roots, RootsStatistics
 from avm.agents.turn import play_turn
 
 __all__ = [
     "DEFAULT_MODEL",
     "Agent",
-    "Roots",
-    "RootsStatistics",
     "Say",
     "pipeline",
     "play_turn",

@@ -14,6 +14,7 @@ goes out, and taken back when it fails. The next incarnation goes on from the la
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +24,6 @@ from avm.actors.actor import Actor, on
 from avm.actors.event import Request, event
 from avm.actors.ref import Ref
 from avm.actors.signals import LlmReply, ToolResult
-from avm.agents.roots import Roots
 from avm.agents.transaction import make_transactions
 from avm.agents.turn import play_turn
 from avm.errors import ActorDead, ToolDefinitionError, ToolError, VMError
@@ -37,7 +37,7 @@ from avm.io.request import (
     ToolOutcome,
     encode_fragment,
 )
-from avm.memory import Conversation, Store
+from avm.memory import Conversation, Roots, Store
 from avm.supervision import Backoff
 from avm.tools import Tool, describe_all
 
@@ -108,6 +108,7 @@ class Agent(Actor):
             raise VMError(f"{self.path} is in a turn already; await one chat() before the next.")
         self._in_turn = True
         try:
+            await self._wait_room()
             begun = self._prefixed(self.conversation).append({"role": "user", "content": text})
             self._conversation, answer = await play_turn(self, begun)
             return answer
@@ -186,25 +187,43 @@ class Agent(Actor):
         except ToolError as error:
             return ToolOutcome(call, str(error), failed=True)
 
-    def commit(self) -> None:
+    def commit(self) -> Future[None] | None:
         """Make the conversation the one a restart resumes from; done when a handler ends well.
+
+        Returns:
+            With a home, what is done when it is on disk: the reply waits for it. None if there is nothing to wait for.
 
         Raises:
             ActorDead: this agent was killed while its handler went on; the root is its successor's now (S94).
         """
         conversation = self._conversation
         if conversation is None or conversation is self._committed:
-            return
+            return None
         if not self.is_alive():
             raise ActorDead(f"{self.path} has ended; its handler may not commit a conversation any more.")
         roots = self._roots()
-        if roots is not None:
-            roots.commit(self.root_name, conversation)
+        future = roots.commit(self.root_name, conversation) if roots is not None else None
         self._committed = conversation
+        return future if future is not None and not future.done() else None
 
     def roll_back(self) -> None:
         """Go back to the last commit; done when a handler fails."""
         self._conversation = self._committed
+
+    def commit_failed(self) -> None:
+        """Go back to the last commit that is on disk, which the next handler reads; done when one cannot be written."""
+        self._conversation = self._committed = None
+
+    def is_asleep(self) -> bool:
+        """Tell whether the conversation is on disk only; the next handler reads it back before it begins."""
+        conversation = self._conversation
+        return conversation is not None and conversation.is_asleep
+
+    async def wake(self) -> None:
+        """Read the conversation back from disk, in another thread."""
+        roots, conversation = self._roots(), self._conversation
+        if roots is not None and conversation is not None:
+            await roots.wake(conversation)
 
     async def _ask_pool(self, request: ModelRequest) -> Completion:
         self._count_sent(request)
@@ -241,6 +260,12 @@ class Agent(Actor):
         if conversation.system == self.system and conversation.tools_json == (self._tools_json() or b"[]"):
             return conversation
         return self.new_conversation().extend(conversation)
+
+    # Back-pressure: a turn makes a conversation longer, so it begins when there is room.
+    async def _wait_room(self) -> None:
+        store = self._store()
+        if store is not None and not store.shelf.fits(0):
+            await store.wait_room()
 
     def _tools_json(self) -> bytes:
         tools = self.tools

@@ -8,6 +8,7 @@ when it is asked to play the same recording again: its place is the number of me
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,9 +57,14 @@ decode_json = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 @event(tag="avm.replay.Play")
 class Play(Request[PlayResult]):
-    """Play the recording of this index to its end."""
+    """Play the recording of this index to its end.
+
+    `name` is what its conversation is committed as, the agent's path and the recording's key if it is empty. One that
+    was played to its end under that name, and is in the home, is not played again.
+    """
 
     index: int
+    name: str = ""
 
 
 @event(tag="avm.replay.Hear")
@@ -96,7 +102,11 @@ class ReplayAgent(Agent):
             raise Refuse(WorkloadError(f"{self._where}: {found}; count from 0."))
         self._recording = recording = self._recordings[play.index]
         self._reply = self.defer()
-        self._name = f"{self._where}:{recording.key}"
+        roots = self._roots()
+        if roots is not None and self._name:
+            # With a home it was kept for whoever had it last.
+            roots.release(self._name)
+        self._name = play.name or f"{self._where}:{recording.key}"
         self._conversation = self._committed = None
         self._sent = 0
         kept = len(self.conversation)
@@ -115,6 +125,7 @@ class ReplayAgent(Agent):
         self.conversation = await self._play_turn(recording, conversation)
         index, turns, requests, calls, resumed = self._played
         self._played = (index, turns + 1, requests, calls, resumed)
+        await self._kept(self.conversation)
         self._go_on(recording, len(self.conversation))
 
     def new_conversation(self) -> Conversation:
@@ -176,18 +187,32 @@ class ReplayAgent(Agent):
             outcome: ToolOutcome = await self.ask(self._pool(), request, timeout=None)
         return outcome
 
-    # The whole conversation goes out with the reply: its root has done its work.
+    # The last turn is on disk before anybody hears that it is over.
+    async def _kept(self, conversation: Conversation) -> None:
+        roots = self._roots()
+        if roots is not None and roots.is_durable:
+            pending = self.commit()
+            if pending is not None:
+                await asyncio.wrap_future(pending)
+
+    # The whole conversation goes out with the reply: without a home its root has done its work.
     def _end(self, recording: Recording) -> None:
         index, turns, requests, calls, resumed = self._played
         result = PlayResult(index, recording.key, self.conversation, turns, requests, calls, resumed)
         roots = self._roots()
-        if roots is not None:
+        if roots is not None and not roots.is_durable:
             roots.forget(self.root_name)
+            self._name = ""
         self._conversation = self._committed = None
         self._recording = None
+        self.finished(result)
+        self.state_changed()
+
+    def finished(self, result: PlayResult) -> None:
+        """Give the result to whoever asked for it; a subclass may have another way."""
         if self._reply is not None:
             self._reply.send(result)
-        self.state_changed()
+            self._reply = None
 
 
 def is_exact(recording: Recording, conversation: Conversation) -> bool:

@@ -1,6 +1,6 @@
 """The director: hands conversations to the agents that are free, one at a time, and takes what they kept.
 
-    agent --Ready--> director --ask Play--> agent --PlayResult--> director --ask Play--> ...
+    agent --Ready--> director --Play--> agent --Played--> director --Play--> ...
 
 Nothing is handed out before `Begin`, so that the start of many agents is not held up by those that play already.
 An agent is handed its next conversation when it has finished the last, so there are never more under way than agents.
@@ -17,7 +17,7 @@ from avm.actors.event import Request, event
 from avm.actors.ref import Pid
 from avm.actors.reply import PendingReply
 from avm.agents.replay import Play, PlayResult, is_exact
-from avm.cli.player import Ready, TurnDone
+from avm.cli.player import Played, Ready, TurnDone
 from avm.cli.workload import KeptFile
 from avm.cli.writer import WRITER, WriteFailed, WriteOn
 from avm.io import Recordings
@@ -35,6 +35,8 @@ class DirectorStatistics:
     different: int
     """Conversations kept that are not what was recorded."""
     first_different: str
+    read_back: int
+    """Conversations that were in the home already, whole."""
     failure: str
     """Why no more can be played; empty if nothing failed."""
 
@@ -44,29 +46,12 @@ class Begin(Request[None]):
     """Begin to hand out conversations; the reply comes when all have been played, or no more can be."""
 
 
-@event(tag="avm.job.Finished")
-class Finished:
-    """An agent has played a conversation to its end; only from the director to itself."""
-
-    path: str
-    result: PlayResult
-
-
-@event(tag="avm.job.Lost")
-class Lost:
-    """An agent ended, or failed, before it had played its conversation; only from the director to itself."""
-
-    path: str
-
-
 @attrs.define(slots=True)
 class Seat:
     """What the director knows of one agent: the incarnation that is up, and the conversation it has, by its number."""
 
-    path: str
-    pid: Pid | None = None
+    pid: Pid
     number: int | None = None
-    asked: Pid | None = None
 
 
 class Director(Actor):
@@ -76,11 +61,15 @@ class Director(Actor):
         recordings: what is played, in order, round and round.
         target: conversations to play in all; None for no end.
         out: where what was kept is put; the writer is told of it.
+        workload: what the recordings are called; conversations are committed under names that begin so.
     """
 
     priority = "user"
 
-    def __init__(self, recordings: Recordings, target: int | None, out: KeptFile | None) -> None:
+    def __init__(
+        self, recordings: Recordings, target: int | None, out: KeptFile | None, workload: str = "workload"
+    ) -> None:
+        self._workload = workload
         self._recordings = recordings
         self._target = target
         self._out = out
@@ -88,8 +77,10 @@ class Director(Actor):
         # What an agent keeps until it has played its next conversation.
         self._kept: dict[str, Conversation] = {}
         self._waiting: list[PendingReply] = []
-        self._handed = self._done = self._turns = self._resumed = self._different = 0
+        self._handed = self._done = self._turns = self._resumed = self._different = self._read_back = 0
         self._first_different = self._failure = ""
+        # Conversations that were handed out more than once in this run.
+        self._again: set[int] = set()
         self._begun = False
 
     @on(Ready)
@@ -98,32 +89,25 @@ class Director(Actor):
         pid = self.sender
         if pid is None:
             return
-        path = pid.ref.path
-        seat = self._seats.setdefault(path, Seat(path))
+        seat = self._seats.setdefault(pid.ref.path, Seat(pid))
         seat.pid = pid
-        if seat.asked is None:
-            self._hand(seat)
+        self._hand(seat)
 
     @on(TurnDone)
     def turn_done(self, done: TurnDone) -> None:
         """Count a turn."""
         self._turns += 1
 
-    @on(Finished)
-    def finished(self, finished: Finished) -> None:
+    @on(Played)
+    def played(self, played: Played) -> None:
         """Take a conversation, and hand out the next."""
-        seat = self._seats[finished.path]
-        number, seat.number, seat.asked = seat.number, None, None
-        assert number is not None
-        self._take(number, finished.path, finished.result)
-        self._hand(seat)
-
-    @on(Lost)
-    def lost(self, lost: Lost) -> None:
-        """An agent lost its conversation: it gets it again when it is up, which it may be already."""
-        seat = self._seats[lost.path]
-        asked, seat.asked = seat.asked, None
-        if seat.pid != asked:
+        pid = self.sender
+        seat = self._seats.get(pid.ref.path) if pid is not None else None
+        if seat is None or seat.number is None or pid is None:
+            return
+        number, seat.number = seat.number, None
+        self._take(number, pid.ref.path, played.result)
+        if seat.pid == pid:
             self._hand(seat)
 
     @on(WriteFailed)
@@ -150,31 +134,38 @@ class Director(Actor):
             turns=self._turns,
             resumed=self._resumed,
             different=self._different,
+            read_back=self._read_back,
             first_different=self._first_different,
             failure=self._failure,
         )
 
     def _hand(self, seat: Seat) -> None:
-        if seat.pid is None or self._failure or not self._begun:
+        if self._failure or not self._begun:
             return
         if seat.number is not None:
             self._resumed += 1
+            self._again.add(seat.number)
         elif self._target is None or self._handed < self._target:
             seat.number = self._handed
             self._handed += 1
         else:
             return
-        seat.asked, path = seat.pid, seat.path
-        self.pipe(
-            self.ask(seat.pid, Play(seat.number % len(self._recordings)), timeout=None),
-            into=lambda result: Finished(path, result),
-            on_error=lambda error: Lost(path),
-        )
+        # If that incarnation ends before it has played it, the next one says Ready.
+        self.tell(seat.pid, self._play(seat.number))
+
+    # Its name is the same in another run on the same home, whichever agent gets it then.
+    def _play(self, number: int) -> Play:
+        round, index = divmod(number, len(self._recordings))
+        again = f" (round {round + 1})" if round else ""
+        return Play(index, f"{self._workload}/{self._recordings[index].key}{again}")
 
     def _take(self, number: int, path: str, result: PlayResult) -> None:
         recording = self._recordings[result.index]
         self._kept[path] = result.conversation
         self._done += 1
+        # Played to its end by a run before, on the same home.
+        self._read_back += result.resumed == len(recording) and number not in self._again
+        self._again.discard(number)
         if not is_exact(recording, result.conversation):
             self._different += 1
             self._first_different = self._first_different or recording.key

@@ -29,6 +29,11 @@ class Figures:
         seconds: since the job began.
         active: agents in a handler that waits for nothing, or about to be; the others are in `waiting`, by reason.
         store_bytes: what the store takes, bookkeeping included; held_bytes: what it would be without sharing.
+        hot_bytes, warm_bytes, cold_bytes: content by tier: as it is, compressed in RAM, and on disk only (as it would
+            be if read). asleep: conversations of which RAM holds a stub.
+        disk_bytes: files of the home or the scratch folder. spills, wakes: what went to disk and came back.
+        commit_p99_ms: from a commit to its being on disk.
+        read_back: conversations that a run before had played to their end on this home.
         requests: model calls answered since the job began; tool_calls likewise.
         requests_per_s: since the last measurement; in the final one, over the whole job.
         latency_p50_ms, latency_p99_ms: of the last thousand model calls, from asking to reply.
@@ -43,6 +48,16 @@ class Figures:
     rss_bytes: int
     store_bytes: int
     held_bytes: int
+    hot_bytes: int
+    warm_bytes: int
+    cold_bytes: int
+    asleep: int
+    disk_bytes: int
+    spills: int
+    wakes: int
+    wake_p50_ms: float
+    commit_p99_ms: float
+    read_back: int
     dedup_held: float
     dedup_sent: float
     compression: float
@@ -75,6 +90,16 @@ class Figures:
             "dedup_held": round(self.dedup_held, 4),
             "dedup_sent": round(self.dedup_sent, 4),
             "compression": round(self.compression, 3),
+            "hot_bytes": self.hot_bytes,
+            "warm_bytes": self.warm_bytes,
+            "cold_bytes": self.cold_bytes,
+            "asleep": self.asleep,
+            "disk_bytes": self.disk_bytes,
+            "spills": self.spills,
+            "wakes": self.wakes,
+            "wake_p50_ms": round(self.wake_p50_ms, 3),
+            "commit_p99_ms": round(self.commit_p99_ms, 3),
+            "read_back": self.read_back,
             "requests": self.requests,
             "requests_per_s": round(self.requests_per_s, 1),
             "latency_p50_ms": round(self.latency_p50_ms, 2),
@@ -95,7 +120,7 @@ class Gauge:
         self._vm = vm
         self._pool = _PoolCount()
         self._requests = 0
-        self._progress = DirectorStatistics(0, 0, 0, 0, 0, "", "")
+        self._progress = DirectorStatistics(0, 0, 0, 0, 0, "", 0, "")
         self.begin()
 
     def begin(self) -> None:
@@ -140,6 +165,16 @@ class Gauge:
             rss_bytes=rss_bytes(),
             store_bytes=kept.account_bytes,
             held_bytes=kept.held_bytes,
+            hot_bytes=kept.tier_bytes["hot"],
+            warm_bytes=kept.tier_bytes["warm"],
+            cold_bytes=kept.tier_bytes["cold"],
+            asleep=kept.asleep,
+            disk_bytes=kept.cold.disk_bytes if kept.cold is not None else 0,
+            spills=kept.spills,
+            wakes=kept.wakes,
+            wake_p50_ms=kept.wake_p50 * 1000,
+            commit_p99_ms=kept.cold.commit_p99 * 1000 if kept.cold is not None else 0.0,
+            read_back=progress.read_back,
             dedup_held=kept.dedup_held,
             dedup_sent=kept.dedup_sent,
             compression=kept.compression,

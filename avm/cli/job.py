@@ -13,6 +13,7 @@ does:
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -27,10 +28,13 @@ from avm.cli.options import JobOptions, OptionError, describe_latency, describe_
 from avm.cli.player import DIRECTOR
 from avm.cli.tree import AGENTS, job_tree, start_agents
 from avm.cli.workload import KeptFile, Workload, read_workload
-from avm.errors import StartError, VMError, WorkloadError
+from avm.errors import ColdStoreError, HomeError, StartError, VMError, WorkloadError
 from avm.io import CONCURRENCY, RecordedProvider
 from avm.memory import memory_limit
 from avm.vm import VM, run
+
+MOST_CALLS = 10_000
+"""Model calls a second that one process will not reach."""
 
 
 def job_command(argv: Sequence[str]) -> int:
@@ -48,6 +52,8 @@ def job_command(argv: Sequence[str]) -> int:
     try:
         with logged_to(display.note), out if out is not None else nullcontext():
             status, why = run(play, options, workload, out, display)
+    except (HomeError, ColdStoreError) as error:
+        return _say(f"--home: {error}", 2)
     except (StartError, VMError, WorkloadError) as error:
         return _say("\n  ".join([str(error), *getattr(error, "__notes__", [])]), 1)
     except SystemExit as end:
@@ -69,11 +75,12 @@ async def play(
         "workload", f"{workload.name}: {len(recordings):,} conversations, {workload.messages:,} messages"
     )
     provider = RecordedProvider(recordings, latency=options.latency, seed=options.seed or 0)
-    # Each agent has one call under way at most, so none waits for another's.
-    provider.concurrency = max(CONCURRENCY, options.agents)
+    provider.concurrency = enough_calls(options)
     vm = VM(
         job_tree(options, workload, out),
         memory=options.memory,
+        home=options.home,
+        cold=options.cold,
         provider=provider,
         seed=options.seed,
         observers=[Incidents(options.chaos > 0)],
@@ -108,7 +115,8 @@ class Performance:
 
     async def _start(self) -> None:
         options, display = self._options, self._display
-        display.started("store", f"blake3 and zstd, {describe_memory(options.memory, memory_limit())}")
+        kept = f", home {options.home}" if options.home is not None else ""
+        display.started("store", f"blake3 and zstd, {describe_memory(options.memory, memory_limit())}{kept}")
         replies = describe_latency(options.latency)
         display.started("I/O pool", f"provider {options.provider}, replies {replies}")
         chaos = f", {options.chaos:g} crashes a second" if options.chaos else ""
@@ -135,6 +143,16 @@ class Performance:
         if playing.done() and playing.exception() is not None:
             # The director is gone, so the job is over; leaving the VM says why.
             await self._vm.wait_stopped()
+
+
+def enough_calls(options: JobOptions) -> int:
+    """Return how many model calls may be under way at once, so that none waits for another's.
+
+    An agent has one at most; and no more are ever under way than come in while one takes its time. Each costs some KB.
+    """
+    latency = options.latency
+    mean = latency.median * math.exp(latency.sigma**2 / 2)
+    return max(CONCURRENCY, min(options.agents, int(MOST_CALLS * mean) + CONCURRENCY))
 
 
 def conclude(options: JobOptions, progress: DirectorStatistics, is_over: bool) -> tuple[int, str]:

@@ -7,7 +7,15 @@ import sys
 from typing import Protocol, TextIO
 
 from avm.cli.figures import Figures
-from avm.cli.screen import CHECK, Screen, clock_text, restarts_text, waiting_text
+from avm.cli.screen import (
+    CHECK,
+    Screen,
+    clock_text,
+    conversations_text,
+    restarts_text,
+    tiers_text,
+    waiting_text,
+)
 from avm.memory import format_size
 
 
@@ -113,9 +121,9 @@ def figure_line(figures: Figures) -> str:
     f = figures
     return (
         f"{clock_text(f.seconds)}  {f.agents:,} agents, {f.active:,} active, waiting for {waiting_text(f.waiting)}; "
-        f"{f.conversations_done:,} conversations, {f.turns_done:,} turns; {f.requests_per_s:,.0f} requests/s, "
+        f"conversations {conversations_text(f)}; {f.requests_per_s:,.0f} requests/s, "
         f"p50 {f.latency_p50_ms:,.0f} ms, p99 {f.latency_p99_ms:,.0f} ms; RSS {format_size(f.rss_bytes)}, "
-        f"store {format_size(f.store_bytes)}, dedup {f.dedup_held:.1%} held, {f.dedup_sent:.1%} sent, "
-        f"compression {f.compression:.2f}x; restarts {restarts_text(f)}; mailboxes {f.mailbox:,}; "
-        f"provider {f.provider}; {f.cores:.2f} cores"
+        f"store {format_size(f.store_bytes)} ({tiers_text(f)}), "
+        f"dedup {f.dedup_held:.1%} held, {f.dedup_sent:.1%} sent, compression {f.compression:.2f}x; "
+        f"restarts {restarts_text(f)}; mailboxes {f.mailbox:,}; provider {f.provider}; {f.cores:.2f} cores"
     )

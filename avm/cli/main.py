@@ -37,6 +37,10 @@ def _dispatch(arguments: list[str]) -> int:
         from avm.cli.replay import replay_command
 
         return replay_command(arguments[1:])
+    if command == "store":
+        from avm.cli.store import store_command
+
+        return store_command(arguments[1:])
     if command in ("--version", "-V"):
         import avm
 
@@ -45,7 +49,7 @@ def _dispatch(arguments: list[str]) -> int:
     if command and not command.startswith("-"):
         print(
             f"avm: there is no command {command!r}. `avm run MODULE:TREE` runs a tree, `avm replay FILE` a "
-            "failed simulation, `avm --agents N` the main job.",
+            "failed simulation, `avm store stat HOME` looks into a home, `avm --agents N` is the main job.",
             file=sys.stderr,
         )
         return 2

@@ -36,7 +36,9 @@ class JobOptions:
     """What the main job is to do.
 
     Attributes:
-        memory: the store's ceiling in bytes.
+        memory: the ceiling of what the process takes, in bytes.
+        home: the directory in which conversations are kept on disk, None for none.
+        cold: the cold store of a new home, None for its default.
         duration: seconds, None for no limit.
         conversations: how many to play in all; 0 for each of the workload once, None for no end.
         workload: a file of conversations, None for the one that ships with avm.
@@ -46,6 +48,8 @@ class JobOptions:
 
     agents: int = AGENTS
     memory: int = 2 << 30
+    home: Path | None = None
+    cold: str | None = None
     duration: float | None = None
     conversations: int | None = None
     workload: Path | None = None
@@ -65,6 +69,8 @@ def parse_job(argv: Sequence[str]) -> JobOptions:
         SystemExit: `--help` was answered.
     """
     found = _parser().parse_args(list(argv))
+    if found.cold is not None and found.home is None:
+        raise OptionError("--cold says what a home is written with; give --home DIR too.")
     if found.once and found.conversations is not None:
         raise OptionError(
             "--once and --conversations cannot both be given: --once plays every conversation once."
@@ -72,6 +78,8 @@ def parse_job(argv: Sequence[str]) -> JobOptions:
     return JobOptions(
         agents=found.agents,
         memory=found.memory,
+        home=found.home,
+        cold=found.cold,
         duration=found.duration,
         conversations=0 if found.once else found.conversations,
         workload=found.workload,
@@ -122,7 +130,19 @@ def _parser() -> argparse.ArgumentParser:
         type=_memory,
         default=parse_size(MEMORY),
         metavar="SIZE",
-        help=f"ceiling of what the store holds, as 16GB or 512MB (default: {MEMORY})",
+        help=f"ceiling of what the process takes, as 16GB or 512MB (default: {MEMORY})",
+    )
+    add(
+        "--home",
+        type=Path,
+        metavar="DIR",
+        help="keep conversations there on disk, and go on from what a run before has kept there",
+    )
+    add(
+        "--cold",
+        choices=("sqlite", "lmdb"),
+        metavar="KIND",
+        help="what a new home is written with: sqlite (default) or lmdb",
     )
     add("--duration", type=_seconds, metavar="S", help="stop in order after so many seconds")
     add("--conversations", type=_count, metavar="N", help="end when N conversations have been played")

@@ -6,7 +6,7 @@ from typing import Never
 
 from avm.actors.actor import on
 from avm.actors.event import event
-from avm.agents.replay import Hear, ReplayAgent
+from avm.agents.replay import Hear, PlayResult, ReplayAgent
 
 DIRECTOR = "avm.director"
 """The name the director is registered under."""
@@ -20,6 +20,13 @@ class Ready:
 @event(tag="avm.job.TurnDone")
 class TurnDone:
     """An agent has finished a turn."""
+
+
+@event(tag="avm.job.Played")
+class Played:
+    """An agent has played a conversation to its end."""
+
+    result: PlayResult
 
 
 @event(tag="avm.job.Crash")
@@ -43,6 +50,10 @@ class Player(ReplayAgent):
         """Play one turn, and count it."""
         await super().hear(hear)
         self.tell(DIRECTOR, TurnDone())
+
+    def finished(self, result: PlayResult) -> None:
+        """Tell the director, who did not ask but tell: a question of an hour would hold its place for that long."""
+        self.tell(DIRECTOR, Played(result))
 
     @on(Crash)
     def crash(self, crash: Crash) -> Never:

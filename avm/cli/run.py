@@ -19,9 +19,10 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from avm.errors import AVMError, StartError, VMError
+from avm.errors import AVMError, ColdStoreError, HomeError, StartError, VMError
 from avm.memory import parse_size
 from avm.observe import LogReports
 from avm.supervision import ChildSpec
@@ -43,6 +44,8 @@ def run_command(argv: Sequence[str]) -> int:
         why = run(_until_it_ends, tree, options)
     except TargetError as error:
         return _say(str(error), 2)
+    except (HomeError, ColdStoreError) as error:
+        return _say(f"--home: {error}", 2)
     except (StartError, VMError) as error:
         return _say("\n  ".join([str(error), *getattr(error, "__notes__", [])]), 1)
     except SystemExit as end:
@@ -87,7 +90,13 @@ def _parser() -> argparse.ArgumentParser:
         default="2GB",
         type=_size,
         metavar="SIZE",
-        help="ceiling of the store (default: %(default)s)",
+        help="ceiling of what the process takes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--home",
+        type=Path,
+        metavar="DIR",
+        help="keep the agents' conversations there, and go on from what is there",
     )
     parser.add_argument("--duration", type=_seconds, metavar="S", help="stop in order after so many seconds")
     parser.add_argument(
@@ -130,7 +139,7 @@ async def _until_it_ends(tree: ChildSpec, options: argparse.Namespace) -> str:
     """Run the tree; return why it ended, if that is no error."""
     reports = LogReports()
     try:
-        async with VM(tree, memory=options.memory, observers=[reports]) as vm:
+        async with VM(tree, memory=options.memory, home=options.home, observers=[reports]) as vm:
             actors = vm.status(depth=0).actors
             print(f"avm run: {tree.id} is up, {actors} actors; Ctrl+C stops it.", file=sys.stderr)
             writing = asyncio.create_task(_write_status(vm)) if options.json_status else None

@@ -112,12 +112,13 @@ def figure_lines(figures: Figures) -> list[str]:
     rows = [
         ("agents", f"{f.agents:,} running: {f.active:,} active, {sum(f.waiting.values()):,} waiting"),
         ("waiting for", waiting_text(f.waiting)),
-        ("conversations", f"{f.conversations_done:,} done, {f.turns_done:,} turns"),
+        ("conversations", conversations_text(f)),
         (
             "memory",
             f"RSS {format_size(f.rss_bytes)}; store {format_size(f.store_bytes)} "
             f"for {format_size(f.held_bytes)} of conversations",
         ),
+        ("tiers", tiers_text(f)),
         ("dedup", f"{f.dedup_held:.1%} of what is held, {f.dedup_sent:.1%} of what is sent"),
         ("compression", f"{f.compression:.2f}x"),
         ("requests", f"{f.requests_per_s:,.0f}/s; {f.requests:,} of models, {f.tool_calls:,} of tools"),
@@ -148,6 +149,22 @@ REASONS = {
     "Other": "something else",
     IDLE: "next event",
 }
+
+
+def conversations_text(figures: Figures) -> str:
+    """Say how many conversations are done, and how many of them were in the home already."""
+    f = figures
+    read = f" ({f.read_back:,} of them were in the home)" if f.read_back else ""
+    return f"{f.conversations_done:,} done{read}, {f.turns_done:,} turns"
+
+
+def tiers_text(figures: Figures) -> str:
+    """Say what is kept where."""
+    f = figures
+    cold = f", cold {format_size(f.cold_bytes)}" if f.cold_bytes or f.disk_bytes else ""
+    asleep = f", {f.asleep:,} asleep" if f.asleep else ""
+    disk = f"; disk {format_size(f.disk_bytes)}" if f.disk_bytes else ""
+    return f"hot {format_size(f.hot_bytes)}, warm {format_size(f.warm_bytes)}{cold}{asleep}{disk}"
 
 
 def restarts_text(figures: Figures) -> str:

@@ -34,7 +34,7 @@ def job_tree(options: JobOptions, workload: Workload, out: KeptFile | None) -> C
         target = len(recordings)
     agents = dynamic_supervisor("agents", max_restarts=allowed_restarts(options), max_seconds=WINDOW)
     children: list[ChildSpec] = [child("writer", Writer, out, name=WRITER)] if out is not None else []
-    children += [child("director", Director, recordings, target, out, name=DIRECTOR), agents]
+    children += [child("director", Director, recordings, target, out, workload.name, name=DIRECTOR), agents]
     if options.chaos:
         victims = tuple(f"{AGENTS}/{name}" for name in agent_names(options))
         children.append(child("chaos", Chaos, options.chaos, victims))

@@ -1,58 +1,109 @@
-"""Account: what the kept objects take and save, counted as they come, change and go; and the figures drawn from it."""
+"""Account: what the kept objects take and save, counted as they come, change and go; and the figures drawn from it.
+
+An object is struck off the books before it changes and entered again afterwards: what it counts for follows from the
+state it is in, and only its charge is remembered.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import attrs
 
-from avm.memory.compression import Dictionary
 from avm.memory.digest import Digest
-from avm.memory.kept import Entry, Kept
 
 if TYPE_CHECKING:
-    from avm.memory.page import Holding
+    from avm.memory.kept import Kept
+    from avm.memory.line import Line
 
 KINDS = ("blob", "page", "tail")
+TIERS = ("hot", "warm", "cold")
+
+RECENT = 1000
+"""How many latencies are remembered for percentiles."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(slots=True, kw_only=True)
+class ColdStatistics:
+    """What a store has on disk and has done there. Latencies are seconds, of the last thousand or so."""
+
+    path: str
+    disk_bytes: int
+    """Bytes of all files of the home, or of the scratch folder."""
+    commits: int
+    """Conversations committed; each is durable when its future is done."""
+    records: int
+    """Pieces of content written."""
+    pending: int
+    """Changes that wait to be written."""
+    commit_p50: float
+    commit_p99: float
+    """From handing in to being on disk."""
+    swept: int
+    """Unreferenced pieces of content deleted."""
+    quarantined: int
+    """Records found damaged and set aside since the store was opened."""
+
+
+@attrs.frozen(slots=True, kw_only=True)
 class StoreStatistics:
     """What a store holds and has done. Sizes are bytes. `held` is never mixed up with `sent`."""
 
     held_bytes: int
-    """What the holders would hold without the store: every conversation in full, prompts and tools too, and each blob
-    outside conversations once."""
+    """What the holders would hold without the store: every conversation that is awake in full, prompts and tools too,
+    and each blob outside conversations once."""
     unique_bytes: int
-    """The same content, each piece as often as it is really kept."""
+    """The same content, each piece as often as it is really kept, in whatever tier."""
     stored_bytes: int
-    """Content as it is kept: compressed where it is warm."""
+    """Content as it is kept in RAM: compressed where it is warm."""
     account_bytes: int
     """What counts against the limit: stored content and the bookkeeping for it."""
     limit: int | None
+    """Bytes the account may take now; what is asked for a process leaves less when the rest of it takes more."""
+    rss_bytes: int
+    """What the whole process takes, as measured now."""
     blobs: dict[str, int]
-    """Number by tier: hot and warm."""
+    """Number by tier: hot, warm and cold."""
     pages: dict[str, int]
     tails: dict[str, int]
+    tier_bytes: dict[str, int]
+    """Content by tier: hot as it is, warm as compressed, cold as it would be if read."""
     conversations: int
     """Live lines of conversation; versions of one line are not counted apart, forks are."""
+    asleep: int
+    """Those of them of which RAM holds no more than a stub."""
     sent_bytes: int
     """Bytes of all requests to models, each with its whole history."""
     sent_new_bytes: int
     """Those that were not in an earlier request."""
     hits: int
     """How often content came in that was kept already."""
-    spills: int
+    compressions: int
     """How often an object was compressed."""
     thaws: int
     """How often an object was decompressed."""
-    dictionary: Digest | None
-    """The trained dictionary in use."""
+    spills: int
+    """How often an object left RAM for the disk."""
+    wakes: int
+    """How often content was read from disk: a whole conversation or one object."""
+    wake_p50: float
+    wake_p99: float
+    """Seconds that took, of the last thousand or so."""
+    waits: int
+    """How often something had to wait for room."""
+    dictionaries: tuple[Digest, ...]
+    """The trained dictionaries in use."""
+    files: int
+    file_bytes: int
+    """Large files; they count against the disk, not the limit."""
+    cold: ColdStatistics | None
+    """None while nothing is on disk."""
 
     @property
     def dedup_held(self) -> float:
-        """The part of what is held that costs nothing because it is kept already: 1 - unique / held."""
-        return 1 - self.unique_bytes / self.held_bytes if self.held_bytes else 0.0
+        """The part of what is held that costs nothing because it is kept already: 1 - unique / held, at least 0."""
+        return max(0.0, 1 - self.unique_bytes / self.held_bytes) if self.held_bytes else 0.0
 
     @property
     def dedup_sent(self) -> float:
@@ -61,8 +112,32 @@ class StoreStatistics:
 
     @property
     def compression(self) -> float:
-        """How many times smaller the unique content is as it is stored."""
-        return self.unique_bytes / self.stored_bytes if self.stored_bytes else 1.0
+        """How many times smaller the unique content in RAM is as it is stored."""
+        in_ram = self.unique_bytes - self.tier_bytes["cold"]
+        return in_ram / self.stored_bytes if self.stored_bytes else 1.0
+
+    @property
+    def rss_over_account(self) -> float:
+        """How many times the account the process takes; the interpreter and all else is in it."""
+        return self.rss_bytes / self.account_bytes if self.account_bytes else 0.0
+
+
+class Latencies:
+    """The last thousand or so latencies, in seconds."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._recent: deque[float] = deque(maxlen=RECENT)
+
+    def add(self, seconds: float) -> None:
+        """Take one."""
+        self.count += 1
+        self._recent.append(seconds)
+
+    def percentile(self, part: float) -> float:
+        """Return the latency that `part` (0 to 1) of them do not exceed; 0 without any."""
+        found = sorted(self._recent)
+        return found[min(int(len(found) * part), len(found) - 1)] if found else 0.0
 
 
 class Account:
@@ -72,89 +147,85 @@ class Account:
         self.charge = 0
         self.held = 0
         self.unique = 0
-        self.stored = 0
-        self.counts = dict.fromkeys(KINDS, 0)
-        self.warm = dict.fromkeys(KINDS, 0)
+        self.stored = [0, 0, 0]
+        self.cold_size = 0
+        self.counts = {kind: [0, 0, 0] for kind in KINDS}
         self.lines = 0
+        self.asleep = 0
         self.sent = 0
         self.sent_new = 0
         self.hits = 0
-        self.spills = 0
+        self.compressions = 0
         self.thaws = 0
+        self.spills = 0
+        self.waits = 0
+        self.wakes = Latencies()
 
-    def add(self, entry: Entry, size: int, charge: int, held: int) -> None:
-        """Put a new, hot object on the books."""
-        entry.charge = charge
-        entry.size = entry.stored = size
-        entry.held = held
-        entry.warm = False
+    def enter(self, kept: Kept) -> None:
+        """Put an object on the books as it is now."""
+        charge, tier, size = kept.charge(), kept.tier(), kept.size
+        kept.charged = charge
         self.charge += charge
         self.unique += size
-        self.stored += size
-        self.held += held
-        self.counts[entry.kind] += 1
+        self.stored[tier] += kept.stored()
+        self.counts[kept.KIND][tier] += 1
+        if tier == 2:
+            self.cold_size += size
 
-    def update(self, kept: Kept) -> None:
-        """Take over what has changed in an object: its forms, its size, its tier."""
-        entry = kept.entry
-        charge, size, packed = kept.charge(), kept.raw_size(), kept.packed
-        stored = size if packed is None else len(packed)
-        self.charge += charge - entry.charge
-        self.unique += size - entry.size
-        self.stored += stored - entry.stored
-        entry.charge, entry.size, entry.stored = charge, size, stored
-        warm = packed is not None
-        if entry.warm is not warm:
-            entry.warm = warm
-            self.warm[entry.kind] += 1 if warm else -1
+    def strike(self, kept: Kept) -> None:
+        """Take an object off the books as it is now."""
+        self.remove(kept.KIND, kept.charged, kept.size, kept.tier(), kept.stored())
 
-    def begin_line(self, holding: Holding, charge: int, held: int) -> None:
-        """Put a line of conversation on the books."""
-        holding.held = held
-        self.lines += 1
-        self.held += held
-        self.charge += charge
+    def remove(self, kind: str, charge: int, size: int, tier: int, stored: int) -> None:
+        """Take off the books what was in that state."""
+        self.charge -= charge
+        self.unique -= size
+        self.stored[tier] -= stored
+        self.counts[kind][tier] -= 1
+        if tier == 2:
+            self.cold_size -= size
 
-    def hold(self, entry: Entry | Holding, held: int) -> None:
-        """Change what the holders of an object would hold without the store."""
-        self.held += held - entry.held
-        entry.held = held
+    def recharge(self, kept: Kept) -> None:
+        """Take over what has changed in the charge of an object, and in nothing else."""
+        charge = kept.charge()
+        self.charge += charge - kept.charged
+        kept.charged = charge
 
-    def end_line(self, holding: Holding, charge: int) -> None:
+    def grow(self, kept: Kept, growth: int) -> None:
+        """Take over that a hot object has grown."""
+        self.unique += growth
+        self.stored[0] += growth
+        self.recharge(kept)
+
+    def hold(self, line: Line, held: int) -> None:
+        """Change what the owner of a line would hold without the store."""
+        self.held += held - line.held
+        line.held = held
+
+    def sleep(self, line: Line) -> None:
+        """Take over that RAM holds no more than a stub of a line: it counts as held when it is back."""
+        line.asleep = True
+        self.asleep += 1
+        self.held -= line.held
+
+    def wake(self, line: Line) -> None:
+        """Take over that a line is back."""
+        if line.asleep:
+            line.asleep = False
+            self.asleep -= 1
+            self.held += line.held
+
+    def end_line(self, held: int, asleep: bool, charge: int) -> None:
         """Take a line off the books."""
         self.lines -= 1
-        self.held -= holding.held
+        self.held -= 0 if asleep else held
         self.charge -= charge
+        self.asleep -= asleep
 
-    def remove(self, entry: Entry) -> None:
-        """Take a dead object off the books."""
-        self.charge -= entry.charge
-        self.held -= entry.held
-        self.unique -= entry.size
-        self.stored -= entry.stored
-        self.counts[entry.kind] -= 1
-        if entry.warm:
-            self.warm[entry.kind] -= 1
+    def by_tier(self, kind: str) -> dict[str, int]:
+        """Return how many objects of a kind are in each tier."""
+        return dict(zip(TIERS, self.counts[kind], strict=True))
 
-    def statistics(self, limit: int | None, dictionary: Dictionary | None) -> StoreStatistics:
-        """Return the figures of this moment."""
-        return StoreStatistics(
-            held_bytes=self.held,
-            unique_bytes=self.unique,
-            stored_bytes=self.stored,
-            account_bytes=self.charge,
-            limit=limit,
-            blobs=self._by_tier("blob"),
-            pages=self._by_tier("page"),
-            tails=self._by_tier("tail"),
-            conversations=self.lines,
-            sent_bytes=self.sent,
-            sent_new_bytes=self.sent_new,
-            hits=self.hits,
-            spills=self.spills,
-            thaws=self.thaws,
-            dictionary=dictionary.digest if dictionary is not None else None,
-        )
-
-    def _by_tier(self, kind: str) -> dict[str, int]:
-        return {"hot": self.counts[kind] - self.warm[kind], "warm": self.warm[kind]}
+    def tier_bytes(self) -> dict[str, int]:
+        """Return the bytes of content in each tier."""
+        return {"hot": self.stored[0], "warm": self.stored[1], "cold": self.cold_size}

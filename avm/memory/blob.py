@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from avm.memory import fragment
 from avm.memory.digest import Digest, decode, encode
-from avm.memory.kept import Kept, footprint
+from avm.memory.kept import Kept, Note, footprint
 
 if TYPE_CHECKING:
     from avm.memory.shelf import Shelf
@@ -19,17 +19,21 @@ Body = str | bytes
 class Blob(Kept):
     """Content that is kept once, whoever put it. Made by `Store.put`; two handles of one content are one object."""
 
-    __slots__ = ("escaped", "is_text", "key", "raw_form", "size", "twin")
+    __slots__ = ("alone", "escaped", "is_text", "key", "raw_form", "size", "twin")
 
     KIND = "blob"
-    OVERHEAD = 700
+    OVERHEAD = 450
+    KNOWN = 50
+    """Bytes of the table of identities for one that is hot, measured."""
 
-    def __init__(self, shelf: Shelf, key: bytes, body: Body, size: int) -> None:
+    def __init__(self, shelf: Shelf, key: bytes, body: Body | None, size: int, is_text: bool) -> None:
         super().__init__(shelf)
         self.key = key
         self.size = size
         """Bytes of the content; for text, of its UTF-8."""
-        self.is_text = type(body) is str
+        self.is_text = is_text
+        # Whether it counts as held by itself: it is in no conversation.
+        self.alone = True
         self.raw_form: Body | None = body
         # The same content as the other type, kept while hot for those who put it, or want it, like that.
         self.twin: Body | None = None
@@ -97,17 +101,29 @@ class Blob(Kept):
     def __repr__(self) -> str:
         return f"Blob({self.key[:4].hex()}, {self.size} bytes)"
 
+    def belongs(self) -> None:
+        """Note that it is part of a conversation, which counts it as held."""
+        if self.alone:
+            self.alone = False
+            self.shelf.account.held -= self.size
+
     # How the tiers see it.
 
-    def raw_size(self) -> int:
-        return self.size
+    def note(self) -> Note:
+        idents = tuple([id(form) for form in (self.raw_form, self.twin) if form is not None])
+        held = self.size if self.alone else 0
+        return (self.KIND, self.key, self.charged, self.size, self.tier(), self.stored(), held, idents)
+
+    def key_or_none(self) -> bytes | None:
+        return self.key
+
+    def is_raw(self) -> bool:
+        return self.raw_form is not None
 
     def charge(self) -> int:
         forms = (self.raw_form, self.twin, self.escaped, self.packed)
-        return self.OVERHEAD + sum(footprint(form) for form in forms if form is not None)
-
-    def forms(self) -> tuple[object, ...]:
-        return tuple(form for form in (self.raw_form, self.twin) if form is not None)
+        known = self.KNOWN if self.raw_form is not None else 0
+        return self.OVERHEAD + known + sum([footprint(form) for form in forms if form is not None])
 
     def trim(self) -> bool:
         twin = self.twin
@@ -115,6 +131,7 @@ class Blob(Kept):
         unused = twin is not None and sys.getrefcount(twin) <= 3
         trims = unused or self.escaped is not None
         if unused:
+            self.shelf.forget_form(self, twin)
             self.twin = None
         self.escaped = None
         return trims

@@ -1,15 +1,37 @@
-"""Ceiling: what the process takes, what it may take, and sizes as people write them."""
+"""Ceiling: what the process takes, what it may take, and sizes as people write them.
+
+The promise of `memory="16GB"` is about the whole process: what the system says it takes, its RSS, stays below. The
+store knows what its own objects take, but not the interpreter, the actors, or what lies between objects on the heap.
+So that is compared once a second: the store may grow by what is left below nine tenths of the ceiling, and is to shrink
+by what the process takes too much.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from avm.memory.store import Store
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 FLOOR = 64 << 20
 """The least ceiling the command line takes: the interpreter and the tables of the compressor need that much."""
+
+TARGET = 0.9
+"""The part of the ceiling that the process is brought to; above it nothing may grow, and the heap is trimmed."""
+
+ALARM = 0.95
+"""The part of the ceiling above which the store shrinks by what is too much."""
+
+LEAST = 1 / 32
+"""The part of the ceiling that the store may take in any case, or it could not work at all."""
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", re.IGNORECASE)
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -50,6 +72,58 @@ def format_size(size: int) -> str:
     return f"{size} bytes"
 
 
+class Ceiling:
+    """Holds a process below its ceiling, through the store.
+
+    Args:
+        store: what can give way.
+        asked: bytes; a lower limit of a cgroup or the machine holds in its place.
+        rss: measures what the process takes.
+        machine: bytes this process may have at most; None if unknown.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        asked: int,
+        *,
+        rss: Callable[[], int] | None = None,
+        machine: int | None = None,
+    ) -> None:
+        self.limit = asked if machine is None else min(asked, machine)
+        self._store = store
+        self._rss = rss if rss is not None else rss_bytes
+
+    def check(self) -> bool:
+        """Compare, and tell the store what it may take from now on. Call it about once a second.
+
+        Returns:
+            Whether the process takes more than it is brought to: the heap is to be trimmed.
+        """
+        limit, taken = self.limit, self._rss()
+        headroom = int(limit * TARGET) - taken
+        is_near = headroom < 0
+        if taken <= limit * ALARM:
+            headroom = max(headroom, 0)
+        account = self._store.shelf.account.charge
+        self._store.limit_to(max(int(limit * LEAST), min(account + headroom, int(limit * TARGET))))
+        return is_near
+
+
+def trim_heap() -> bool:
+    """Give back to the system what is free on the heap, where the C library can; tell whether it did. Any thread."""
+    trim = _malloc_trim()
+    return trim is not None and bool(trim(0))
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    # Only glibc has it.
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found
+
+
 def rss_bytes() -> int:
     """Return the resident bytes of this process; where the system does not tell, the most it ever had."""
     try:
@@ -62,7 +136,6 @@ def rss_bytes() -> int:
 def _peak_rss() -> int:
     try:
         import resource
-        import sys
     except ImportError:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

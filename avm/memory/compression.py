@@ -29,66 +29,51 @@ PLAIN, FRAME, FRAME_WITH_DICTIONARY = b"\x00", b"\x01", b"\x02"
 
 
 class Dictionary:
-    """A trained dictionary. Frames made with it can be read only with it, so records name it by its digest."""
+    """A trained dictionary. Frames made with it can be read only with it, so records on disk name it by its digest."""
 
-    __slots__ = ("_zstd", "content", "digest", "key")
+    __slots__ = ("__weakref__", "_contexts", "content", "digest", "key", "zstd")
 
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.digest = Digest.of(content)
         self.key = self.digest.bytes
-        self._zstd = zstandard.ZstdCompressionDict(content)
-        self._zstd.precompute_compress(level=LEVEL)
+        self.zstd = zstandard.ZstdCompressionDict(content)
+        self._contexts = _Contexts(self.zstd)
 
     @property
-    def zstd(self) -> zstandard.ZstdCompressionDict:
-        """The dictionary as the library wants it."""
-        return self._zstd
+    def contexts(self) -> _Contexts:
+        """This thread's compressor and decompressor."""
+        return self._contexts
 
 
 class _Contexts(threading.local):
-    """The compressors and decompressors of one thread: their tables must not be shared, and are dear to make."""
+    """A compressor and a decompressor of one thread: their tables must not be shared, and are dear to make."""
 
-    def __init__(self) -> None:
-        self._compressors: dict[bytes, zstandard.ZstdCompressor] = {}
-        self._decompressors: dict[bytes, zstandard.ZstdDecompressor] = {}
-
-    def compressor(self, dictionary: Dictionary | None) -> zstandard.ZstdCompressor:
-        key = b"" if dictionary is None else dictionary.key
-        found = self._compressors.get(key)
-        if found is None:
-            zstd = None if dictionary is None else dictionary.zstd
-            found = zstandard.ZstdCompressor(level=LEVEL, dict_data=zstd, write_dict_id=False)
-            self._compressors[key] = found
-        return found
-
-    def decompressor(self, dictionary: Dictionary | None) -> zstandard.ZstdDecompressor:
-        key = b"" if dictionary is None else dictionary.key
-        found = self._decompressors.get(key)
-        if found is None:
-            found = zstandard.ZstdDecompressor(dict_data=None if dictionary is None else dictionary.zstd)
-            self._decompressors[key] = found
-        return found
+    def __init__(self, zstd: zstandard.ZstdCompressionDict | None) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=LEVEL, dict_data=zstd, write_dict_id=False)
+        self.decompressor = zstandard.ZstdDecompressor(dict_data=zstd)
 
 
-_contexts = _Contexts()
+_plain = _Contexts(None)
 
 
 def compress(content: bytes, dictionary: Dictionary | None = None) -> bytes:
     """Return the record of `content`: at most one byte longer than it. May run in any thread; lets go of the GIL."""
     if len(content) >= SMALLEST:
-        frame = _contexts.compressor(dictionary).compress(content)
+        contexts = _plain if dictionary is None else dictionary.contexts
+        frame = contexts.compressor.compress(content)
         if len(frame) < len(content):
             flag = FRAME if dictionary is None else FRAME_WITH_DICTIONARY
             return b"".join((flag, frame))
     return b"".join((PLAIN, content))
 
 
-def decompress(record: bytes, dictionary: Dictionary | None = None) -> bytes:
+def decompress(record: bytes, dictionary: Dictionary | None = None, size: int | None = None) -> bytes:
     """Return the content of a record.
 
     Args:
         dictionary: the one it was made with, if it was made with one.
+        size: the bytes it should have, where the record comes from outside: a damaged one may claim any number.
 
     Raises:
         CorruptBlob: the record is damaged, or was made with another dictionary.
@@ -99,11 +84,18 @@ def decompress(record: bytes, dictionary: Dictionary | None = None) -> bytes:
     if flag not in (FRAME, FRAME_WITH_DICTIONARY) or (flag == FRAME_WITH_DICTIONARY and dictionary is None):
         needs = "a dictionary that was not given" if flag == FRAME_WITH_DICTIONARY else "flag 0, 1 or 2"
         raise CorruptBlob(f"record of {len(record)} bytes begins with {flag!r}: expected {needs}.")
-    used = dictionary if flag == FRAME_WITH_DICTIONARY else None
+    if size is not None and zstandard.frame_content_size(record[1:19]) != size:
+        raise CorruptBlob(f"record of {len(record)} bytes is no frame of {size} bytes of content.")
+    contexts = dictionary.contexts if flag == FRAME_WITH_DICTIONARY and dictionary is not None else _plain
     try:
-        return _contexts.decompressor(used).decompress(memoryview(record)[1:])
+        return contexts.decompressor.decompress(memoryview(record)[1:])
     except zstandard.ZstdError as error:
         raise CorruptBlob(f"record of {len(record)} bytes is no whole zstd frame: {error}.") from error
+
+
+def needs_dictionary(record: bytes) -> bool:
+    """Tell whether a record was made with a dictionary."""
+    return record[:1] == FRAME_WITH_DICTIONARY
 
 
 def train(samples: Sequence[bytes]) -> Dictionary | None:
@@ -112,4 +104,7 @@ def train(samples: Sequence[bytes]) -> Dictionary | None:
         trained = zstandard.train_dictionary(DICTIONARY_SIZE, list(samples), level=LEVEL)
     except zstandard.ZstdError:
         return None
-    return Dictionary(trained.as_bytes())
+    made = Dictionary(trained.as_bytes())
+    # One that is only read back, from disk, does without these tables.
+    made.zstd.precompute_compress(level=LEVEL)
+    return made

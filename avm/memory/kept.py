@@ -1,23 +1,27 @@
-"""Kept: something a store keeps once, raw or packed; and Entry, what its shelf knows of it.
+"""Kept: something a store keeps once, in one of three tiers: raw (hot), packed (warm), or only on disk (cold).
 
-The shelf refers to what it keeps only weakly. When CPython counts the last handle away, the entry (a weak reference
-that carries the account of its object) lands in the shelf's queue, and is taken off the books at the shelf's next
-step. Appending to that queue is all that happens at the death itself, so it may come in any thread and inside the
-collector.
+The shelf refers to what it keeps only weakly. When CPython counts the last handle away, the object leaves a note in
+the shelf's queue, and is taken off the books at the shelf's next step. Appending to that queue is all that happens at
+the death itself, so it may come in any thread and inside the collector.
 
-An object is raw (hot) or packed (warm). Either is swapped for the other by setting the new form before clearing the
-old, so that a reader in another thread always finds one of them.
+An object in RAM is swapped from raw to packed or back by setting the new form before clearing the old, so that a
+reader in another thread always finds one of them. Only what is on disk loses both.
 """
 
 from __future__ import annotations
 
 import sys
-import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from avm.memory.compression import Dictionary
     from avm.memory.shelf import Shelf
+
+COLD = 2
+"""The tier of what is on disk only."""
+
+Note = tuple[Any, ...]
+"""What is left of something that died: its kind and what its account needs to know."""
 
 
 def footprint(value: object) -> int:
@@ -26,9 +30,19 @@ def footprint(value: object) -> int:
 
 
 class Kept:
-    """What blobs, pages and tails have in common: a form, an entry, and when they were last used."""
+    """What blobs, pages and tails have in common: a form, a charge, and when they were last used."""
 
-    __slots__ = ("__weakref__", "dictionary", "entry", "idle_since", "packed", "shelf", "stubborn", "touched")
+    __slots__ = (
+        "__weakref__",
+        "charged",
+        "dictionary",
+        "idle_since",
+        "packed",
+        "saved",
+        "shelf",
+        "stubborn",
+        "touched",
+    )
 
     OVERHEAD = 0
     """Bytes of bookkeeping for one object, measured; in the charge besides the bytes of the object's forms."""
@@ -36,27 +50,53 @@ class Kept:
     KIND = ""
     """What it is called in statistics."""
 
+    size: int
+    """Bytes of the content."""
+
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
+        # What the account has charged for it; 0 until it is on the books.
+        self.charged = 0
         self.packed: bytes | None = None
         self.dictionary: Dictionary | None = None
         self.touched = True
         self.idle_since = 0.0
         # The size at which it did not shrink; at another size it is worth another try.
         self.stubborn = -1
-        self.entry: Entry
+        # Whether its content, as it is now, is on disk under its key. Set by the thread that writes.
+        self.saved = False
 
-    def raw_size(self) -> int:
-        """Return the bytes of the content."""
+    def __del__(self) -> None:
+        if self.charged:
+            self.shelf.gone.append(self.note())
+
+    def note(self) -> Note:
+        """Return what the account needs to know when this has died."""
+        return (self.KIND, self.key_or_none(), self.charged, self.size, self.tier(), self.stored(), 0, ())
+
+    def tier(self) -> int:
+        """Return where it is: 0 hot, 1 warm, 2 cold."""
+        if self.is_raw():
+            return 0
+        return 1 if self.packed is not None else COLD
+
+    def stored(self) -> int:
+        """Return the bytes its content takes of RAM as it is kept now."""
+        if self.is_raw():
+            return self.size
+        return len(self.packed) if self.packed is not None else 0
+
+    def key_or_none(self) -> bytes | None:
+        """Return its digest in the shelf's table of its kind; None if its kind is not looked up."""
+        return None
+
+    def is_raw(self) -> bool:
+        """Tell whether it is hot."""
         raise NotImplementedError
 
     def charge(self) -> int:
         """Return the bytes it takes of the ceiling in its present forms."""
         raise NotImplementedError
-
-    def forms(self) -> tuple[object, ...]:
-        """Return the objects it is known by."""
-        return ()
 
     def trim(self) -> bool:
         """Drop what can be made again quickly; tell whether there was any."""
@@ -73,30 +113,3 @@ class Kept:
     def load(self, content: bytes) -> None:
         """Take the raw form back from its content."""
         raise NotImplementedError
-
-
-class Entry(weakref.ref[Kept]):
-    """A weak reference to a kept object, and its account: what is to be given back when it dies."""
-
-    __slots__ = ("charge", "held", "idents", "key", "kind", "size", "stored", "warm", "watched")
-
-    # Entries are told apart by themselves, also when what they refer to is gone.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
-    charge: int
-    """Bytes it takes of the ceiling."""
-    held: int
-    """Bytes its holders would hold without sharing; what that means is its kind's affair."""
-    idents: tuple[int, ...]
-    """Identities of its raw forms in the shelf's table of known objects."""
-    key: bytes | None
-    """Its digest in the shelf's table of its kind; None if its kind is not looked up."""
-    kind: str
-    size: int
-    """Bytes of content."""
-    stored: int
-    """Bytes of content as they are kept now."""
-    warm: bool
-    watched: bool
-    """Whether it is on the list of hot objects that the tiers go through."""

@@ -8,8 +8,7 @@ to a shorter one gets a copy.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -20,10 +19,19 @@ from avm.memory.fragment import JOINT
 from avm.memory.kept import Kept, footprint
 
 if TYPE_CHECKING:
+    from avm.memory.compression import Dictionary
     from avm.memory.shelf import Shelf
 
 PAGE_SIZE = 32 * 1024
 """Bytes of fragments in a page; only a single fragment may be larger. 64 KiB would gain 1 %."""
+
+
+def run_key(run: bytes, names: Iterable[bytes]) -> bytes:
+    """Return the digest of a run of fragments and of the bodies taken out of it.
+
+    A run says by its BODY bytes how many blobs belong to it; the length keeps it apart from their digests.
+    """
+    return blake3(b"".join((len(run).to_bytes(8, "big"), run, *names))).digest()
 
 
 class Page(Kept):
@@ -32,16 +40,14 @@ class Page(Kept):
     __slots__ = ("blobs", "key", "raw_run", "size")
 
     KIND = "page"
-    OVERHEAD = 550
+    OVERHEAD = 450
 
-    def __init__(self, shelf: Shelf, run: bytes, blobs: tuple[Blob, ...]) -> None:
+    def __init__(self, shelf: Shelf, key: bytes, run: bytes, blobs: tuple[Blob, ...]) -> None:
         super().__init__(shelf)
         self.raw_run: bytes | None = run
         self.blobs = blobs
         self.size = len(run)
-        # A run says by its BODY bytes how many blobs belong to it; the length keeps it apart from their digests.
-        names = b"".join([blob.key for blob in blobs])
-        self.key = blake3(b"".join((len(run).to_bytes(8, "big"), run, names))).digest()
+        self.key = key
 
     @property
     def digest(self) -> Digest:
@@ -54,12 +60,16 @@ class Page(Kept):
         raw = self.raw_run
         return raw if raw is not None else self.shelf.thaw(self)
 
-    def raw_size(self) -> int:
-        return self.size
+    def key_or_none(self) -> bytes | None:
+        return self.key
+
+    def is_raw(self) -> bool:
+        return self.raw_run is not None
 
     def charge(self) -> int:
-        form: object = self.raw_run if self.raw_run is not None else self.packed
-        return self.OVERHEAD + footprint(form)
+        raw, packed = self.raw_run, self.packed
+        form: object = raw if raw is not None else packed
+        return self.OVERHEAD + (footprint(form) if form is not None else 0)
 
     def snapshot(self) -> bytes | None:
         return self.raw_run
@@ -80,12 +90,15 @@ class Tail(Kept):
         first: the index of its first message in the conversation.
         root: the rolling root before that message.
         base: the raw bytes of the conversation before that message.
+        key: the digest under which its content was last written to disk; None if it is not there any more.
     """
 
-    __slots__ = ("base", "blobs", "first", "raw_run", "root", "size")
+    __slots__ = ("base", "blobs", "first", "key", "raw_run", "root", "size")
 
     KIND = "tail"
-    OVERHEAD = 680
+    OVERHEAD = 320
+    LISTED = 90
+    """Bytes of its place in the order of what is warm, measured; pages and blobs are in a table anyway."""
 
     def __init__(self, shelf: Shelf, first: int, root: bytes, base: int) -> None:
         super().__init__(shelf)
@@ -95,6 +108,7 @@ class Tail(Kept):
         self.first = first
         self.root = root
         self.base = base
+        self.key: bytes | None = None
 
     def run(self, end: int) -> bytes:
         """Return the first `end` bytes: the fragments of a conversation that owns that much."""
@@ -102,15 +116,28 @@ class Tail(Kept):
         raw = self.raw_run
         if raw is None:
             return self.shelf.thaw(self)[:end]
-        return bytes(memoryview(raw)[:end]) if end < len(raw) else bytes(raw)
+        return bytes(raw[:end]) if end < len(raw) else bytes(raw)
+
+    def form(self, end: int) -> tuple[bytes, bool, Dictionary | None]:
+        """Return the first `end` bytes to be written elsewhere, without making them hot.
+
+        Returns:
+            They themselves, or all of the tail packed; whether it is packed; and with which dictionary.
+        """
+        packed = self.packed
+        if packed is not None:
+            return packed, True, self.dictionary
+        raw = self.raw_run
+        return (bytes(raw[:end]) if raw is not None else self.run(end)), False, None
 
     def push(self, fragment: bytes, blobs: Sequence[Blob]) -> int:
         """Add a fragment at the end, and return where the run ends now. The room has been made."""
         raw = self.raw_run
         if raw is None:
-            self.shelf.thaw(self)
+            self.shelf.warm_up(self)
             raw = self.raw_run
-            assert raw is not None, "the room was made for the raw form"
+            assert raw is not None
+        before = len(raw)
         if raw:
             raw += JOINT
         raw += fragment
@@ -118,15 +145,24 @@ class Tail(Kept):
             self.blobs = (*self.blobs, *blobs)
         self.size = len(raw)
         self.touched = True
-        self.shelf.account.update(self)
+        if self.key is not None:
+            self.shelf.release_tail(self.key)
+            self.key = None
+            self.saved = False
+        self.shelf.account.grow(self, self.size - before)
         return self.size
 
-    def raw_size(self) -> int:
-        return self.size
+    def key_or_none(self) -> bytes | None:
+        return self.key
+
+    def is_raw(self) -> bool:
+        return self.raw_run is not None
 
     def charge(self) -> int:
-        form: object = self.raw_run if self.raw_run is not None else self.packed
-        return self.OVERHEAD + footprint(form)
+        if self.raw_run is not None:
+            return self.OVERHEAD + footprint(self.raw_run)
+        listed = self.LISTED + footprint(self.packed) if self.packed is not None else 0
+        return self.OVERHEAD + listed
 
     def snapshot(self) -> bytes | None:
         raw = self.raw_run
@@ -140,30 +176,3 @@ class Tail(Kept):
 
     def load(self, content: bytes) -> None:
         self.raw_run = bytearray(content)
-
-
-class Line:
-    """A line of conversation: the versions an owner goes through. It keeps no bytes; it is what `held` counts by.
-
-    The versions of one line are counted once, with the size of the newest. A fork begins a line, and so does
-    appending to another version than the newest, since both ends live on.
-    """
-
-    __slots__ = ("__weakref__", "holding", "version")
-
-    OVERHEAD = 600
-    """Measured, with one `Conversation`."""
-
-    def __init__(self) -> None:
-        self.holding: Holding
-        self.version = 0
-
-
-class Holding(weakref.ref["Line"]):
-    """A weak reference to a line of conversation, and what its owner would hold without the store."""
-
-    __slots__ = ("held",)
-
-    held: int
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__

@@ -69,14 +69,17 @@ def _encode_line(conversation: Mapping[str, Any]) -> bytes:
 
 def _lines(path: Path) -> Iterator[bytes]:
     number = 0
-    rest = b""
+    # The pieces of a line that has not ended yet.
+    begun: list[bytes] = []
     try:
         with path.open("rb") as file:
             for chunk in _chunks(file, path):
-                *whole, rest = (rest + chunk).split(b"\n")
-                for line in whole:
+                first, *others = chunk.split(b"\n")
+                begun.append(first)
+                for piece in others:
                     number += 1
-                    yield line
+                    yield b"".join(begun)
+                    begun = [piece]
     except OSError as error:
         what = (
             "there is no file"
@@ -89,6 +92,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise WorkloadError(
             f"workload {path}, line {number + 1}: the file {found}; fetch or write it again."
         ) from error
+    rest = b"".join(begun)
     if rest:
         yield rest
 

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from avm.actors.kernel import Kernel
+from avm.errors import SimulationError
 from avm.memory import Store
 from avm.supervision import ChildSpec, SupervisorSpec
 from avm.testing.kernel import SimulatedKernel
@@ -23,6 +24,16 @@ class SimulatedParts(Parts):
     """The arguments of a VM whose kernel is simulated."""
 
     world: World
+
+    def make_store(self) -> Store | None:
+        """Make a store that keeps to RAM: what is on disk is written by a thread.
+
+        Raises:
+            SimulationError: a home was asked for.
+        """
+        if self.home is not None:
+            raise SimulationError(f"a simulation has no disk, got home={str(self.home)!r}; leave it out.")
+        return None if self.memory is None else Store(self.memory)
 
     def make_kernel(self, store: Store | None) -> Kernel:
         """Make the kernel of the simulation, with what the VM gives to any."""

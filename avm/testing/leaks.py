@@ -11,9 +11,8 @@ import gc
 from collections.abc import Collection
 from typing import Any
 
-from avm.agents.roots import Roots
 from avm.errors import SpecError
-from avm.memory import Store
+from avm.memory import Roots, Store
 from avm.vm.machine import VM
 
 KINDS = ("actors", "timers", "tasks", "blobs")
@@ -59,8 +58,7 @@ class Watch:
         # What agents committed is kept for their next incarnation, and there will be none.
         roots = self._kernel.services.get("roots")
         if isinstance(roots, Roots):
-            for name in list(roots):
-                roots.forget(name)
+            roots.release_all()
         if _content(self._store):
             # A crash holds the frames it went through, in a circle.
             gc.collect()

@@ -18,7 +18,7 @@ from avm.tools.runner import RunnableTool, ToolWorker
 from avm.vm.keeper import StoreKeeper
 
 if TYPE_CHECKING:
-    from avm.memory import Store
+    from avm.memory import Ceiling, Store
     from avm.testing.world import World
 
 
@@ -92,6 +92,9 @@ class SimulatedTool:
 class SimulatedKeeper(StoreKeeper):
     """The store's keeper without its thread: the same content is compressed at the same virtual time in every run."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ceiling: Ceiling | None = None) -> None:
         self.store = store
+        # What the real process takes is no part of a simulation.
+        self.ceiling = None
+        self.complaint = ""
         self.threads = InPlace()  # type: ignore[assignment]

@@ -75,6 +75,9 @@ class Life:
         COLLECTOR.hold()
         self._resources.callback(COLLECTOR.release)
         kernel, parts = self.kernel, self.parts
+        if self.store is not None:
+            # After all else: what the last handlers committed is written then.
+            self._resources.callback(self.store.close)
         await self._resources.enter_async_context(kernel)
         kernel.services["router"] = Router(kernel, store=self.store)
         kernel.on_interrupt = self._interrupted_within

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Coroutine, Iterable
+from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -30,10 +31,9 @@ from typing import Any, TypeVar, overload
 from avm.actors import Actor, Observer, Ref, Request
 from avm.actors.kernel import Destination, Kernel
 from avm.actors.ref import DEFAULT_TIMEOUT
-from avm.agents.roots import Roots
 from avm.errors import VMError
 from avm.io.providers import Provider
-from avm.memory import Store, parse_size
+from avm.memory import Roots, Store, parse_size
 from avm.router import Router
 from avm.scheduler import Clock
 from avm.supervision import ChildSpec
@@ -54,7 +54,13 @@ class VM:
 
     Args:
         tree: what to run, made by `supervisor()` or `child()`; None for a VM that only has what you `spawn`.
-        memory: the ceiling of what the store holds, as "2GB" or in bytes; None keeps no store.
+        memory: the ceiling of what the process takes (its RSS), as "2GB" or in bytes: what is idle is compressed, then
+            goes to disk, to stay below. The least of it, of a cgroup's limit and of the machine's memory holds. None
+            keeps no store.
+        home: a directory in which conversations are kept on disk, each commit as it is made; another VM on the same
+            home goes on from there. Made if it is not there; one VM has it open at a time. None keeps nothing: what
+            RAM has no room for goes to a scratch folder.
+        cold: the cold store of a new home: "sqlite" or "lmdb"; None is what the home has, or sqlite.
         provider: who serves the models: a provider, "scripted", "anthropic", or None: what the environment
             says.
         clock: monotonic time; default is the real one (S103).
@@ -70,6 +76,7 @@ class VM:
     Raises:
         VMError: an argument that cannot be right.
         SpecError: a tree that cannot be right (S52).
+        HomeError, ColdStoreError: on entering, the home cannot be opened.
     """
 
     def __init__(
@@ -77,6 +84,8 @@ class VM:
         tree: ChildSpec | None = None,
         *,
         memory: str | int | None = "2GB",
+        home: str | Path | None = None,
+        cold: str | None = None,
         provider: str | Provider | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
@@ -97,6 +106,8 @@ class VM:
         self._parts = Parts(
             tree=check_tree(tree),
             memory=_bytes(memory),
+            home=_home(home, memory),
+            cold=_cold(cold),
             provider=provider,
             clock=clock,
             random=random if random is not None else Random(seed),
@@ -268,6 +279,22 @@ def _bytes(memory: str | int | None) -> int | None:
         return parse_size(memory, floor=0)
     except ValueError as error:
         raise VMError(f"VM: memory must be a size, as '2GB' or in bytes, or None; {error}") from None
+
+
+def _home(home: str | Path | None, memory: str | int | None) -> Path | None:
+    if home is None:
+        return None
+    if not isinstance(home, (str, Path)) or not str(home):
+        raise VMError(f"VM: home must be the path of a directory, got {home!r}.")
+    if memory is None:
+        raise VMError(f"VM: home={str(home)!r} needs a store; leave memory=None out.")
+    return Path(home)
+
+
+def _cold(cold: str | None) -> str | None:
+    if cold not in (None, "sqlite", "lmdb"):
+        raise VMError(f"VM: cold must be 'sqlite' or 'lmdb', got {cold!r}.")
+    return cold
 
 
 def _check_seconds(name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -9,11 +10,10 @@ import attrs
 
 from avm.actors import Observer
 from avm.actors.kernel import Kernel
-from avm.agents.roots import Roots
 from avm.errors import SpecError
 from avm.io.pool import io_tree
 from avm.io.providers import Provider, choose_provider
-from avm.memory import Store
+from avm.memory import Ceiling, Store, memory_limit
 from avm.scheduler import Clock
 from avm.supervision import ChildSpec, child, supervisor, validate
 from avm.vm.keeper import StoreKeeper
@@ -33,6 +33,8 @@ class Parts:
 
     tree: ChildSpec | None
     memory: int | None
+    home: Path | None
+    cold: str | None
     provider: str | Provider | None
     clock: Clock | None
     random: Random
@@ -42,8 +44,16 @@ class Parts:
     ask_timeout: float | None
 
     def make_store(self) -> Store | None:
-        """Make the store, None without memory."""
-        return None if self.memory is None else Store(self.memory)
+        """Make the store, None without memory. With a home it is opened; else it spills to a scratch folder.
+
+        Raises:
+            HomeError, ColdStoreError: the home cannot be opened.
+        """
+        if self.memory is None:
+            return None
+        if self.home is not None:
+            return Store.open(self.home, self.memory, cold=self.cold)
+        return Store(self.memory, spills=True)
 
     def make_kernel(self, store: Store | None) -> Kernel:
         """Make the kernel on the running loop."""
@@ -55,7 +65,7 @@ class Parts:
             "clock": self.clock,
             "random": self.random,
             "store": store,
-            "services": {"roots": Roots()},
+            "services": {"roots": (store if store is not None else Store()).roots},
             "observers": (LastResort(),) if self.observers is None else self.observers,
             "ask_timeout": self.ask_timeout,
         }
@@ -64,7 +74,9 @@ class Parts:
         """Describe the VM's own tree."""
         children = [io_tree(choose_provider(self.provider))]
         if store is not None:
-            children.insert(0, child("store", StoreKeeper, store))
+            assert self.memory is not None
+            ceiling = Ceiling(store, self.memory, machine=memory_limit())
+            children.insert(0, child("store", StoreKeeper, store, ceiling))
         return supervisor(SYSTEM, strategy="one_for_one", max_restarts=3, max_seconds=60.0, children=children)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from avm.actors import Kernel, Request, event, on
-from avm.agents import Agent, Roots, Say
+from avm.agents import Agent, Say
 from avm.errors import (
     ActorExited,
     Overloaded,
@@ -21,6 +21,7 @@ from avm.errors import (
     VMError,
 )
 from avm.io import Message, ModelRequest, ScriptedProvider
+from avm.memory import Roots
 from avm.tools import tool
 from avm.vm.status import activity
 from tests.io.pooled import Gated, pooled

@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avm.actors import Kernel, Ref
-from avm.agents import Roots
 from avm.agents.replay import Play, PlayResult, ReplayAgent, is_exact
 from avm.errors import AskError, WorkloadError
 from avm.io import Latency, ModelRequest, PoolStatus, RecordedProvider, Recordings
-from avm.memory import read_conversations
+from avm.memory import Roots, read_conversations
 from avm.supervision import child, start_tree, supervisor
 from avm.tools.recorded import RecordedTools
 from tests.io.pooled import front_of, pooled

@@ -11,7 +11,7 @@ from avm.actors import Actor, on
 from avm.actors.kernel import Kernel
 from avm.agents.replay import Play, PlayResult
 from avm.cli.director import Begin, Director, DirectorStatistics
-from avm.cli.player import DIRECTOR, Ready
+from avm.cli.player import DIRECTOR, Played, Ready
 from avm.cli.workload import KeptFile
 from avm.cli.writer import WRITER, WriteFailed, Writer
 from avm.io import Recordings
@@ -43,7 +43,7 @@ class FakePlayer(Actor):
         self.tell(DIRECTOR, Ready())
 
     @on(Play)
-    def play(self, play: Play) -> PlayResult:
+    def play(self, play: Play) -> None:
         """Play."""
         script = self.script
         script.played.append((self.path, play.index))
@@ -57,7 +57,7 @@ class FakePlayer(Actor):
             if play.index in script.spoiled:
                 message["content"] += "!"
             conversation = conversation.append(message)
-        return PlayResult(play.index, recording.key, conversation, 1, 1, 0, 0)
+        self.tell(DIRECTOR, Played(PlayResult(play.index, recording.key, conversation, 1, 1, 0, 0)))
 
 
 async def direct(

@@ -109,7 +109,7 @@ def test_crashed_agents_come_back_and_their_conversations_are_kept_as_recorded(
     kept = tmp_path / "kept.jsonl"
 
     status = job(
-        *("--agents", 3, "--conversations", 60, "--workload", workload, "--model-latency", "1ms"),
+        *("--agents", 3, "--conversations", 240, "--workload", workload, "--model-latency", "1ms"),
         *("--chaos", 300, "--seed", 1, "--out", kept, "--json"),
     )
 
@@ -117,8 +117,8 @@ def test_crashed_agents_come_back_and_their_conversations_are_kept_as_recorded(
     last = final(printed.out)
     assert status == 0
     assert last["restarts"] > 0
-    assert last["conversations_done"] == 60
-    assert kept.read_bytes() == lines_of(records(6) * 10)
+    assert last["conversations_done"] == 240
+    assert kept.read_bytes() == lines_of(records(6) * 40)
     assert printed.err.count("\n") == 1, "crashes on purpose are not reported"
 
 

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from avm.actors import Kernel, Ref
-from avm.agents import Roots
 from avm.io import Completion, ModelRequest, Provider, ScriptedProvider, encode_fragment, io_tree
 from avm.io.pool import NAME
 from avm.memory import Store
@@ -21,7 +20,8 @@ async def pooled(
     provider: Provider | None = None, *, clock: Clock | None = None, **options: Any
 ) -> AsyncIterator[Kernel]:
     """Run a kernel with store, roots and the pool of a provider; `options` are those of `io_tree`."""
-    async with Kernel(clock=clock, store=Store(), services={"roots": Roots()}) as kernel:
+    store = Store()
+    async with Kernel(clock=clock, store=store, services={"roots": store.roots}) as kernel:
         await start_tree(kernel, io_tree(provider or ScriptedProvider(), **options))
         kernel.services["io"] = kernel.whereis(NAME)
         yield kernel

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from avm.memory import format_size, memory_limit, parse_size, rss_bytes
+from avm.memory import Ceiling, Store, format_size, memory_limit, parse_size, rss_bytes, trim_heap
 
 GB = 1 << 30
 
@@ -111,3 +111,74 @@ def test_in_a_container_the_limit_is_at_the_mount_itself(tmp_path):
 
 def test_a_system_that_tells_nothing_has_no_known_limit(tmp_path):
     assert memory_limit(tmp_path) is None
+
+
+# The ceiling of a process.
+
+MB = 1 << 20
+
+
+class Measured:
+    """What the process is said to take."""
+
+    def __init__(self, taken):
+        self.taken = taken
+
+    def __call__(self):
+        return self.taken
+
+
+def full_store(size=10 * MB):
+    store = Store(1000 * MB, spills=True)
+    blob = store.put(os.urandom(size))
+    return store, blob
+
+
+def test_the_store_may_grow_by_what_is_left_below_nine_tenths_of_the_ceiling():
+    store, blob = full_store()
+    account = store.statistics().account_bytes
+
+    assert not Ceiling(store, 100 * MB, rss=Measured(60 * MB)).check()
+
+    assert store.limit == account + 30 * MB
+    assert blob.size == 10 * MB
+
+
+def test_between_the_target_and_the_alarm_the_store_may_not_grow_and_need_not_shrink():
+    store, blob = full_store()
+
+    assert Ceiling(store, 100 * MB, rss=Measured(93 * MB)).check(), "but the heap is to be trimmed"
+
+    assert store.limit == store.statistics().account_bytes
+    assert blob.size == 10 * MB
+
+
+def test_above_the_alarm_the_store_is_to_shrink_by_what_is_too_much():
+    store, blob = full_store()
+
+    assert Ceiling(store, 100 * MB, rss=Measured(96 * MB)).check()
+
+    assert store.limit == store.statistics().account_bytes - 6 * MB
+    assert blob.size == 10 * MB
+
+
+def test_a_process_that_takes_all_for_itself_leaves_the_store_a_little_to_work_with():
+    store, _ = full_store()
+
+    assert Ceiling(store, 96 * MB, rss=Measured(500 * MB)).check()
+
+    assert store.limit == 3 * MB
+
+
+def test_a_lower_limit_of_the_machine_holds():
+    store, _ = full_store()
+
+    assert Ceiling(store, 100 * MB, machine=50 * MB).limit == 50 * MB
+    assert Ceiling(store, 100 * MB, machine=500 * MB).limit == 100 * MB
+    assert Ceiling(store, 100 * MB).limit == 100 * MB
+
+
+def test_the_heap_is_trimmed_where_the_c_library_can():
+    """Twice: there may be nothing to give back."""
+    assert trim_heap() in (True, False)
+    assert trim_heap() in (True, False)

@@ -309,7 +309,7 @@ def test_large_texts_are_kept_once_for_all_conversations(store):
     two = Conversation.new(store).append({"role": "user", "content": [{"text": LARGE + "!"}]})
     read = store.put(LARGE + "!")
 
-    assert store.statistics().blobs == {"hot": 1, "warm": 0}
+    assert store.statistics().blobs == {"hot": 1, "warm": 0, "cold": 0}
     assert one[0]["content"] is two[0]["content"][0]["text"] is read.raw
 
 
@@ -324,7 +324,7 @@ def test_a_message_larger_than_a_page_has_a_page_for_itself(conversation):
 
 def test_pages_are_sealed_before_they_grow_over_32_kib(store):
     whole = Conversation.new(store).extend(says(2000))
-    sizes = [sealed.page.size for sealed in whole._pages]
+    sizes = [sealed.page.size for sealed in whole._chain.pages]
 
     assert len(sizes) >= 2
     assert all(PAGE_SIZE - 100 < size <= PAGE_SIZE for size in sizes)
@@ -385,7 +385,7 @@ def test_a_conversation_gives_everything_back(store):
     statistics = store.statistics()
     assert statistics.account_bytes == statistics.held_bytes == statistics.unique_bytes == 0
     assert statistics.stored_bytes == statistics.conversations == 0
-    assert statistics.blobs == statistics.pages == statistics.tails == {"hot": 0, "warm": 0}
+    assert statistics.blobs == statistics.pages == statistics.tails == {"hot": 0, "warm": 0, "cold": 0}
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_equal_content_is_one_blob_whoever_puts_it(store):
     blob = store.put(BODY)
 
     assert blob is store.put(fresh()) is store.put(BODY.encode())
-    assert store.statistics().blobs == {"hot": 1, "warm": 0}
+    assert store.statistics().blobs == {"hot": 1, "warm": 0, "cold": 0}
 
 
 def test_sharing_gives_everyone_the_object_that_came_first(store):
@@ -135,7 +135,8 @@ def test_content_that_was_never_put_is_missed_with_its_digest(store):
     with pytest.raises(MissingBlob) as caught:
         store.get(digest)
     assert str(caught.value) == (
-        f"no blob {digest} in the store (hot 1, warm 0): never put here, or dropped after its last handle or pin went."
+        f"no blob {digest} in the store (hot 1, warm 0, cold 0): "
+        "never put here, or dropped after its last handle or pin went."
     )
     assert isinstance(caught.value, KeyError)
     assert held.size == len(BODY)
@@ -225,7 +226,7 @@ def test_before_it_refuses_the_store_compresses_what_it_can():
 
     assert statistics.unique_bytes > 500_000
     assert statistics.account_bytes <= 100_000
-    assert statistics.spills > 50
+    assert statistics.compressions > 50
     assert [blob.text for blob in held] == [f"line {number} of a log\n" * 500 for number in range(60)]
     assert store.statistics().account_bytes <= 100_000
 
@@ -294,7 +295,7 @@ def test_compression_is_content_by_what_it_takes(store):
     assert statistics.unique_bytes == 25_000
     assert 5000 < statistics.stored_bytes < 5100
     assert statistics.compression == statistics.unique_bytes / statistics.stored_bytes
-    assert statistics.blobs == {"hot": 1, "warm": 1}
+    assert statistics.blobs == {"hot": 1, "warm": 1, "cold": 0}
     assert len(held) == 2
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 
-from avm.memory import Conversation, Store
+from avm.memory import Conversation, Store, training
 from avm.memory import tiers as tiers_module
 
 TEXT = "Nothing happens, nobody comes, nobody goes. " * 200
@@ -87,7 +87,7 @@ def test_what_does_not_shrink_stays_raw_and_is_not_tried_again(store, monkeypatc
     for now in range(3):
         store.compress_idle(float(now))
 
-    monkeypatch.setattr(tiers_module, "compress", None)
+    monkeypatch.setattr(training, "compress", None)
     store.compress_idle(10.0)
 
     assert tiers(store) == (1, 0)
@@ -144,11 +144,11 @@ def test_a_tail_that_grows_is_hot_and_an_idle_one_is_compressed(store):
     conversation, messages = talk(store)
     store.compress_idle(0.0)
     store.compress_idle(1.0)
-    assert store.statistics().tails == {"hot": 0, "warm": 1}
+    assert store.statistics().tails == {"hot": 0, "warm": 1, "cold": 0}
 
     grown = conversation.append({"role": "assistant", "content": "no"})
 
-    assert store.statistics().tails == {"hot": 1, "warm": 0}
+    assert store.statistics().tails == {"hot": 1, "warm": 0, "cold": 0}
     assert conversation.messages() == messages
     assert grown.messages() == [*messages, {"role": "assistant", "content": "no"}]
 
@@ -189,7 +189,7 @@ def test_work_is_handed_out_in_batches_worth_a_threads_while(store):
     store.compress_idle(0.0, thread)
     store.compress_idle(1.0, thread)
 
-    sizes = [sum(kept.entry.size for kept in args[0]) for _, _, args, _ in thread.waiting]
+    sizes = [sum(order[0].size for order in args[0]) for _, _, args, _ in thread.waiting]
 
     assert len(sizes) == 4
     assert all(256 * 1024 <= size < 300 * 1024 for size in sizes[:-1])
@@ -224,7 +224,7 @@ def test_a_tail_that_grew_while_it_was_out_stays_as_it_is(store, monkeypatch):
     grown = conversation.append({"role": "user", "content": "wait"})
 
     assert waiting
-    assert store.statistics().tails == {"hot": 1, "warm": 0}
+    assert store.statistics().tails == {"hot": 1, "warm": 0, "cold": 0}
     assert grown.messages() == [*messages, {"role": "user", "content": "wait"}]
 
 
@@ -257,7 +257,7 @@ def test_a_real_thread_does_it(store):
 
 @pytest.fixture
 def quick_training(monkeypatch):
-    monkeypatch.setattr(tiers_module, "TRAINING_SIZE", 100_000)
+    monkeypatch.setattr(training, "TRAINING_SIZE", 100_000)
 
 
 def orders(store, count, first=0):
@@ -267,7 +267,7 @@ def orders(store, count, first=0):
                 "role": role,
                 "content": f"order {n * 7919 % 100_003}: please book flight HAT{n % 700} to seat {n}",
             }
-            for n in range(m, m + 10)
+            for n in range(m, m + 3)
             for role in ("user", "assistant")
         )
         for m in range(first, first + count * 10, 10)
@@ -280,19 +280,18 @@ def test_a_dictionary_is_trained_from_what_was_seen_and_kept_under_its_digest(
     store, quick_training, threaded
 ):
     thread = Later() if threaded else None
-    talks = orders(store, 100)
-    assert store.statistics().dictionary is None
+    talks = orders(store, 400)
+    assert store.statistics().dictionaries == ()
     for now in range(8):
         store.compress_idle(float(now), thread)
         if thread is not None:
             thread.work()
 
-    digest = store.statistics().dictionary
+    (digest,) = store.statistics().dictionaries
     before = store.statistics().stored_bytes
 
-    assert digest is not None
     assert len(store.get(digest)) > 1000
-    fresh = orders(store, 100, first=5000)
+    fresh = orders(store, 400, first=50_000)
     for now in range(10, 18):
         store.compress_idle(float(now))
     added = store.statistics().stored_bytes - before
@@ -300,20 +299,20 @@ def test_a_dictionary_is_trained_from_what_was_seen_and_kept_under_its_digest(
         "with it, small conversations shrink to less than a sixth"
     )
     assert [talk.messages() for talk in talks + fresh] == [
-        talk.messages() for talk in orders(Store(), 100) + orders(Store(), 100, first=5000)
+        talk.messages() for talk in orders(Store(), 400) + orders(Store(), 400, first=50_000)
     ]
 
 
 @pytest.mark.slow
 def test_a_store_too_small_for_a_dictionary_does_without(quick_training):
     store = Store(limit=300_000)
-    talks = orders(store, 80)
+    talks = orders(store, 150)
 
     for now in range(4):
         store.compress_idle(float(now))
 
-    assert store.statistics().dictionary is None
-    assert store.statistics().tails == {"hot": 0, "warm": 80}
+    assert store.statistics().dictionaries == ()
+    assert store.statistics().tails == {"hot": 0, "warm": 150, "cold": 0}
     assert talks[0].messages() == orders(Store(), 1)[0].messages()
 
 
@@ -322,7 +321,7 @@ def test_samples_are_not_taken_twice(store, quick_training):
     store.compress_idle(0.0)
     store.compress_idle(5.0)
 
-    assert store.statistics().dictionary is None
+    assert store.statistics().dictionaries == ()
     assert len(talks) == 30
 
 

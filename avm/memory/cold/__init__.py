@@ -1,0 +1,1 @@
+"""The cold tier: content and conversations on disk."""
