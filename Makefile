@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?= --agents 1000 --memory 16GB
 TESTS ?=
+BENCH ?= actors
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -16,7 +17,7 @@ help:
 	@echo "make run     install into $(VENV) and run 1,000 agents (ARGS='--agents 50' runs other ones)"
 	@echo "make test    install what the tests need and run them (TESTS=tests/actors runs some of them)"
 	@echo "make check   all that CI checks: ruff, mypy, import-linter, pytest"
-	@echo "make bench   measure the actors beside plain asyncio"
+	@echo "make bench   measure the actors beside plain asyncio (BENCH=memory: the memory manager, BENCH=faults: what must not hurt it)"
 	@echo "make clean   remove $(VENV) and what the tools left"
 
 run: $(VENV)/installed
@@ -29,7 +30,7 @@ check: $(VENV)/installed-dev
 	@VENV=$(VENV) scripts/check
 
 bench: $(VENV)/installed
-	@$(BIN)/python benchmarks/actors.py
+	@$(BIN)/python benchmarks/$(BENCH).py
 
 # A stamp says what was installed; it is old when pyproject.toml is newer. pip has --group from 25.1 on.
 $(VENV)/pip-ready:

@@ -14,8 +14,10 @@ import attrs
 from avm.memory.digest import Digest
 
 if TYPE_CHECKING:
+    from avm.memory.blob import Blob
     from avm.memory.kept import Kept
     from avm.memory.line import Line
+    from avm.memory.page import Tail
 
 KINDS = ("blob", "page", "tail")
 TIERS = ("hot", "warm", "cold")
@@ -164,7 +166,9 @@ class Account:
     def enter(self, kept: Kept) -> None:
         """Put an object on the books as it is now."""
         charge, tier, size = kept.charge(), kept.tier(), kept.size
-        kept.charged = charge
+        kept.is_kept = True
+        if kept.KIND == "blob":
+            kept.charged = charge  # type: ignore[attr-defined]
         self.charge += charge
         self.unique += size
         self.stored[tier] += kept.stored()
@@ -174,7 +178,7 @@ class Account:
 
     def strike(self, kept: Kept) -> None:
         """Take an object off the books as it is now."""
-        self.remove(kept.KIND, kept.charged, kept.size, kept.tier(), kept.stored())
+        self.remove(kept.KIND, kept.booked(), kept.size, kept.tier(), kept.stored())
 
     def remove(self, kind: str, charge: int, size: int, tier: int, stored: int) -> None:
         """Take off the books what was in that state."""
@@ -185,17 +189,17 @@ class Account:
         if tier == 2:
             self.cold_size -= size
 
-    def recharge(self, kept: Kept) -> None:
-        """Take over what has changed in the charge of an object, and in nothing else."""
-        charge = kept.charge()
-        self.charge += charge - kept.charged
-        kept.charged = charge
+    def recharge(self, blob: Blob) -> None:
+        """Take over what has changed in the charge of a blob, and in nothing else."""
+        charge = blob.charge()
+        self.charge += charge - blob.charged
+        blob.charged = charge
 
-    def grow(self, kept: Kept, growth: int) -> None:
-        """Take over that a hot object has grown."""
+    def grow(self, tail: Tail, growth: int, charged: int) -> None:
+        """Take over that a hot tail has grown, which was charged so many bytes before."""
         self.unique += growth
         self.stored[0] += growth
-        self.recharge(kept)
+        self.charge += tail.charge() - charged
 
     def hold(self, line: Line, held: int) -> None:
         """Change what the owner of a line would hold without the store."""

@@ -19,7 +19,7 @@ Body = str | bytes
 class Blob(Kept):
     """Content that is kept once, whoever put it. Made by `Store.put`; two handles of one content are one object."""
 
-    __slots__ = ("alone", "escaped", "is_text", "key", "raw_form", "size", "twin")
+    __slots__ = ("alone", "charged", "escaped", "is_text", "key", "raw_form", "size", "twin")
 
     KIND = "blob"
     OVERHEAD = 450
@@ -32,6 +32,8 @@ class Blob(Kept):
         self.size = size
         """Bytes of the content; for text, of its UTF-8."""
         self.is_text = is_text
+        # A text grows when Python keeps its UTF-8 with it, so what was charged is remembered.
+        self.charged = 0
         # Whether it counts as held by itself: it is in no conversation.
         self.alone = True
         self.raw_form: Body | None = body
@@ -124,6 +126,9 @@ class Blob(Kept):
         forms = (self.raw_form, self.twin, self.escaped, self.packed)
         known = self.KNOWN if self.raw_form is not None else 0
         return self.OVERHEAD + known + sum([footprint(form) for form in forms if form is not None])
+
+    def booked(self) -> int:
+        return self.charged
 
     def trim(self) -> bool:
         twin = self.twin

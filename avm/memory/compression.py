@@ -9,7 +9,7 @@ show.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import zstandard
 
@@ -50,8 +50,22 @@ class _Contexts(threading.local):
     """A compressor and a decompressor of one thread: their tables must not be shared, and are dear to make."""
 
     def __init__(self, zstd: zstandard.ZstdCompressionDict | None) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=LEVEL, dict_data=zstd, write_dict_id=False)
+        self._zstd = zstd
+        self._compressor: zstandard.ZstdCompressor | None = None
         self.decompressor = zstandard.ZstdDecompressor(dict_data=zstd)
+
+    @property
+    def compressor(self) -> zstandard.ZstdCompressor:
+        """The compressor; it takes 0.8 MB once it was used."""
+        if self._compressor is None:
+            self._compressor = zstandard.ZstdCompressor(
+                level=LEVEL, dict_data=self._zstd, write_dict_id=False
+            )
+        return self._compressor
+
+    def forget_compressor(self) -> None:
+        """Give back what it takes; another is made when one is needed."""
+        self._compressor = None
 
 
 _plain = _Contexts(None)
@@ -60,8 +74,12 @@ _plain = _Contexts(None)
 def compress(content: bytes, dictionary: Dictionary | None = None) -> bytes:
     """Return the record of `content`: at most one byte longer than it. May run in any thread; lets go of the GIL."""
     if len(content) >= SMALLEST:
-        contexts = _plain if dictionary is None else dictionary.contexts
-        frame = contexts.compressor.compress(content)
+        if dictionary is None:
+            frame = _plain.compressor.compress(content)
+        else:
+            # Who has a dictionary compresses hardly anything without.
+            _plain.forget_compressor()
+            frame = dictionary.contexts.compressor.compress(content)
         if len(frame) < len(content):
             flag = FRAME if dictionary is None else FRAME_WITH_DICTIONARY
             return b"".join((flag, frame))
@@ -93,6 +111,13 @@ def decompress(record: bytes, dictionary: Dictionary | None = None, size: int | 
         raise CorruptBlob(f"record of {len(record)} bytes is no whole zstd frame: {error}.") from error
 
 
+def forget_compressors(dictionaries: Iterable[Dictionary]) -> None:
+    """Give back what this thread's compressors take, 0.8 MB each; others are made when they are needed."""
+    _plain.forget_compressor()
+    for dictionary in dictionaries:
+        dictionary.contexts.forget_compressor()
+
+
 def needs_dictionary(record: bytes) -> bool:
     """Tell whether a record was made with a dictionary."""
     return record[:1] == FRAME_WITH_DICTIONARY
@@ -101,7 +126,7 @@ def needs_dictionary(record: bytes) -> bool:
 def train(samples: Sequence[bytes]) -> Dictionary | None:
     """Make a dictionary of what samples have in common; None if there is too little of it. Takes 0.1-0.3 s of CPU."""
     try:
-        trained = zstandard.train_dictionary(DICTIONARY_SIZE, list(samples), level=LEVEL)
+        trained = zstandard.train_dictionary(DICTIONARY_SIZE, list(samples), k=2048, d=8, level=LEVEL)
     except zstandard.ZstdError:
         return None
     made = Dictionary(trained.as_bytes())

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from avm.memory.compression import Dictionary
     from avm.memory.shelf import Shelf
 
+NEVER = float("inf")
+"""Since when something is idle that did not shrink: as it is, it is not worth another try."""
+
 COLD = 2
 """The tier of what is on disk only."""
 
@@ -34,13 +37,12 @@ class Kept:
 
     __slots__ = (
         "__weakref__",
-        "charged",
         "dictionary",
         "idle_since",
+        "is_kept",
         "packed",
         "saved",
         "shelf",
-        "stubborn",
         "touched",
     )
 
@@ -55,24 +57,22 @@ class Kept:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
-        # What the account has charged for it; 0 until it is on the books.
-        self.charged = 0
+        # Whether it is on the books.
+        self.is_kept = False
         self.packed: bytes | None = None
         self.dictionary: Dictionary | None = None
         self.touched = True
         self.idle_since = 0.0
-        # The size at which it did not shrink; at another size it is worth another try.
-        self.stubborn = -1
         # Whether its content, as it is now, is on disk under its key. Set by the thread that writes.
         self.saved = False
 
     def __del__(self) -> None:
-        if self.charged:
+        if self.is_kept:
             self.shelf.gone.append(self.note())
 
     def note(self) -> Note:
         """Return what the account needs to know when this has died."""
-        return (self.KIND, self.key_or_none(), self.charged, self.size, self.tier(), self.stored(), 0, ())
+        return (self.KIND, self.key_or_none(), self.booked(), self.size, self.tier(), self.stored(), 0, ())
 
     def tier(self) -> int:
         """Return where it is: 0 hot, 1 warm, 2 cold."""
@@ -97,6 +97,10 @@ class Kept:
     def charge(self) -> int:
         """Return the bytes it takes of the ceiling in its present forms."""
         raise NotImplementedError
+
+    def booked(self) -> int:
+        """Return the bytes the account has charged for it: what `charge` gave when it was last entered."""
+        return self.charge()
 
     def trim(self) -> bool:
         """Drop what can be made again quickly; tell whether there was any."""

@@ -244,7 +244,7 @@ class Roots:
                 # In use: another time.
                 self._stays_awake(name)
                 continue
-            freed += chain.tail.charged + sum(page.page.charged for page in chain.pages)
+            freed += chain.tail.charge() + sum(sealed.page.charge() for sealed in chain.pages)
             if not self.put_to_sleep(conversation, name):
                 self._write(name, conversation, conversation, then_sleep=True)
         return freed

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from avm.memory.compression import SMALLEST, Dictionary, compress, decompress
-from avm.memory.kept import Kept
+from avm.memory.compression import SMALLEST, Dictionary, compress, decompress, forget_compressors
+from avm.memory.kept import NEVER, Kept
 from avm.memory.training import Trained, Training, train_on
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ DICTIONARY_SHARE = 8
 WORTH = 0.98
 """A record must be this much smaller than its content, or the content stays raw."""
 
-REPACKED_AT_ONCE = 4 * BATCH_SIZE
+REPACKED_AT_ONCE = 16 * BATCH_SIZE
 """Bytes of old records compressed again in one round, after a new dictionary was trained."""
+
+QUIET_ROUNDS = 10
+"""Rounds without work after which the compressors' tables are given back."""
 
 SPILLED_AT_ONCE = 1 << 20
 """Bytes that go to disk at a time when somebody waits for room."""
@@ -54,14 +58,13 @@ Order = tuple[Kept, Dictionary | None, bytes | None, Dictionary | None]
 class Packed:
     """One object that was compressed, somewhere else perhaps: what it was made of and what came out."""
 
-    __slots__ = ("content", "dictionary", "kept", "old", "record", "size")
+    __slots__ = ("dictionary", "kept", "old", "record", "size")
 
     def __init__(
         self, kept: Kept, content: bytes, record: bytes, dictionary: Dictionary | None, old: bytes | None
     ) -> None:
         self.kept = kept
         self.size = len(content)
-        self.content: bytes | None = content
         self.record = record
         self.dictionary = dictionary
         # The record it had before, if it was warm already.
@@ -78,6 +81,7 @@ class Tiers:
         # What is warm, in the order in which it became so: the first has been idle for longest.
         self._warm: deque[ref[Kept]] = deque()
         self._stale: list[ref[Kept]] = []
+        self._quiet_rounds = 0
         # Handed to a thread; what threads have finished waits to be taken in by the store's own.
         self._out: set[int] = set()
         self.finished: deque[Callable[[], None]] = deque()
@@ -116,6 +120,13 @@ class Tiers:
             work = []
         for batch in _batches([*work, *stale]):
             self._hand_out(batch, executor)
+        self._quiet_rounds += 1
+        if self._quiet_rounds == QUIET_ROUNDS:
+            forget = partial(forget_compressors, self.dictionaries())
+            if executor is None:
+                forget()
+            else:
+                executor.submit(forget)
         return len(work)
 
     def compress(self, objects: Iterable[Kept]) -> None:
@@ -147,10 +158,12 @@ class Tiers:
 
     def _is_worth_it(self, kept: Kept) -> bool:
         """Tell whether to try to compress it; drops what is quickly made again."""
-        if not kept.is_raw() or kept.size < SMALLEST or kept.stubborn == kept.size or id(kept) in self._out:
+        if not kept.is_raw() or kept.size < SMALLEST or id(kept) in self._out:
+            return False
+        if kept.idle_since == NEVER and not kept.touched:
             return False
         if kept.trim():
-            self._shelf.account.recharge(kept)
+            self._shelf.account.recharge(kept)  # type: ignore[arg-type]
         return True
 
     def _hand_out(self, batch: list[Kept], executor: Executor | None) -> None:
@@ -177,13 +190,15 @@ class Tiers:
     def _apply(self, packed: list[Packed]) -> None:
         """Swap objects for their records, but for those that were used or have grown meanwhile."""
         shelf = self._shelf
+        if packed:
+            self._quiet_rounds = 0
         with shelf.lock:
             for made in packed:
                 kept = made.kept
                 if made.old is None:
-                    training = self.training(kept.KIND)
-                    training.take(made.content if training.is_sampling else None, made.size, len(made.record))
                     self._cool(made)
+                    if kept.packed is made.record:
+                        self.training(kept.KIND).take(kept, made.size, len(made.record))
                 elif kept.packed is made.old and len(made.record) < len(made.old):
                     shelf.account.strike(kept)
                     kept.packed, kept.dictionary = made.record, made.dictionary
@@ -194,7 +209,7 @@ class Tiers:
         if kept.touched or not kept.is_raw() or kept.size != made.size:
             return
         if len(made.record) > WORTH * made.size:
-            kept.stubborn = made.size
+            kept.idle_since = NEVER
             return
         shelf.account.strike(kept)
         kept.packed, kept.dictionary = made.record, made.dictionary
@@ -225,7 +240,7 @@ class Tiers:
     # Dictionaries.
 
     def _train(self, training: Training, executor: Executor | None) -> None:
-        samples = training.samples()
+        samples = training.samples(_content)
         if samples is None:
             return
         if executor is None:
@@ -361,6 +376,11 @@ class Tiers:
             if shelf.account.charge <= until:
                 break
         self._hot = [found for found in self._hot if _is_hot(found())]
+
+
+def _content(kept: Kept) -> bytes | None:
+    packed = kept.packed
+    return decompress(packed, kept.dictionary) if packed is not None else kept.snapshot()
 
 
 def _is_hot(kept: Kept | None) -> bool:

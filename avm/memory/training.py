@@ -10,12 +10,19 @@ about 4 %.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+from weakref import ref
 
 import attrs
 
 from avm.memory.ceiling import trim_heap
 from avm.memory.compression import Dictionary, compress, train
+
+if TYPE_CHECKING:
+    from avm.memory.kept import Kept
+
+    Referent = ref[Kept]
 
 TRAINING_SIZE = 1_500_000
 """Bytes of content to be seen before a dictionary is trained, and between two looks at whether it still pays."""
@@ -44,25 +51,24 @@ class Training:
     def __init__(self) -> None:
         self.dictionary: Dictionary | None = None
         self._expected = 0.0
-        self._samples: dict[bytes, None] = {}
+        self._holders: list[Referent] = []
         self._sampled = 0
         self._raw = self._packed = 0
         self.is_sampling = True
         self.is_training = False
 
-    def take(self, content: bytes | None, size: int, packed: int) -> None:
+    def take(self, holder: Kept, size: int, packed: int) -> None:
         """Take note of content that was compressed.
 
         Args:
-            content: it itself, wanted while `is_sampling`.
+            holder: what holds it. While content is sampled it is remembered, weakly: the samples themselves are read
+                when they are needed.
             size, packed: bytes before and after.
         """
         if self.is_sampling:
-            if content is not None and not self.is_training:
-                sample = content[:LARGEST_SAMPLE]
-                if sample not in self._samples:
-                    self._samples[sample] = None
-                    self._sampled += len(sample)
+            if not self.is_training:
+                self._holders.append(ref(holder))
+                self._sampled += min(size, LARGEST_SAMPLE)
             return
         self._raw += size
         self._packed += packed
@@ -70,13 +76,28 @@ class Training:
             self.is_sampling = self._raw / self._packed < WORSE * self._expected
             self._raw = self._packed = 0
 
-    def samples(self) -> list[bytes] | None:
-        """Return the samples to train on, once, when there are enough; `finish` is to be called afterwards."""
+    def samples(self, read: Callable[[Kept], bytes | None]) -> list[bytes] | None:
+        """Return the samples to train on, once, when there are enough; `finish` is to be called afterwards.
+
+        Args:
+            read: returns the content of a holder, None if it is not in RAM.
+        """
         if self.is_training or self._sampled < TRAINING_SIZE:
             return None
-        samples, self._samples, self._sampled = list(self._samples), {}, 0
+        found: dict[bytes, Referent] = {}
+        for holder in self._holders:
+            living = holder()
+            content = read(living) if living is not None else None
+            if content is not None:
+                found[content[:LARGEST_SAMPLE]] = holder
+        # Equal contents teach nothing, and what has died cannot.
+        self._sampled = sum(map(len, found))
+        if self._sampled < TRAINING_SIZE:
+            self._holders = list(found.values())
+            return None
+        self._holders, self._sampled = [], 0
         self.is_training = True
-        return samples
+        return list(found)
 
     def finish(self, trained: Trained | None) -> bool:
         """Take in what came of training, None if it was not carried out; tell whether the dictionary is a new one."""

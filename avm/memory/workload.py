@@ -58,6 +58,46 @@ def write_conversations(path: str | Path, conversations: Iterable[Mapping[str, A
     return count
 
 
+def unpack(file: BinaryIO, begin: bytes, size: int = CHUNK) -> Iterator[bytes]:
+    """Go through the content of all zstd frames of a file.
+
+    Args:
+        begin: what has been read of it.
+        size: bytes that are read and unpacked at a time; in the worst case they come to 32,768 times as many.
+
+    Raises:
+        EOFError, zstandard.ZstdError: it is cut off, or damaged; `broken` says it in words.
+    """
+    decompressor = zstandard.ZstdDecompressor()
+    frame = decompressor.decompressobj()
+    while begin:
+        yield frame.decompress(begin)
+        begin = frame.unused_data or file.read(size)
+        if frame.eof and begin:
+            frame = decompressor.decompressobj()
+    if not frame.eof:
+        raise EOFError
+
+
+def broken(error: EOFError | zstandard.ZstdError) -> str:
+    """Return what is wrong with a file that `unpack` cannot unpack, and what to do."""
+    found = "is cut off" if isinstance(error, EOFError) else f"is damaged ({error})"
+    return f"{found}; fetch or write it again."
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Go through the lines, which end in "\\n" and nothing else; one of many chunks is put together once."""
+    begun: list[bytes] = []
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        begun.append(first)
+        for piece in others:
+            yield b"".join(begun)
+            begun = [piece]
+    if any(begun):
+        yield b"".join(begun)
+
+
 def _encode_line(conversation: Mapping[str, Any]) -> bytes:
     text = json.dumps(conversation, ensure_ascii=False)
     try:
@@ -69,17 +109,11 @@ def _encode_line(conversation: Mapping[str, Any]) -> bytes:
 
 def _lines(path: Path) -> Iterator[bytes]:
     number = 0
-    # The pieces of a line that has not ended yet.
-    begun: list[bytes] = []
     try:
         with path.open("rb") as file:
-            for chunk in _chunks(file, path):
-                first, *others = chunk.split(b"\n")
-                begun.append(first)
-                for piece in others:
-                    number += 1
-                    yield b"".join(begun)
-                    begun = [piece]
+            for line in split_lines(_chunks(file, path)):
+                number += 1
+                yield line
     except OSError as error:
         what = (
             "there is no file"
@@ -88,32 +122,17 @@ def _lines(path: Path) -> Iterator[bytes]:
         )
         raise WorkloadError(f"workload {path}: {what}; expected {FORMAT}.") from error
     except (EOFError, zstandard.ZstdError) as error:
-        found = "is cut off" if isinstance(error, EOFError) else f"is damaged ({error})"
-        raise WorkloadError(
-            f"workload {path}, line {number + 1}: the file {found}; fetch or write it again."
-        ) from error
-    rest = b"".join(begun)
-    if rest:
-        yield rest
+        raise WorkloadError(f"workload {path}, line {number + 1}: the file {broken(error)}") from error
 
 
 def _chunks(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Go through the content of all frames of a file."""
-    data = file.read(CHUNK)
-    if not data.startswith(MAGIC):
-        found = f"begins with {data[:8]!r}" if data else "is empty"
+    begin = file.read(CHUNK)
+    if not begin.startswith(MAGIC):
+        found = f"begins with {begin[:8]!r}" if begin else "is empty"
         raise WorkloadError(
             f"workload {path} is not zstd: it {found}; expected {FORMAT} (zstd FILE makes one of plain JSON lines)."
         )
-    decompressor = zstandard.ZstdDecompressor()
-    frame = decompressor.decompressobj()
-    while data:
-        yield frame.decompress(data)
-        data = frame.unused_data or file.read(CHUNK)
-        if frame.eof and data:
-            frame = decompressor.decompressobj()
-    if not frame.eof:
-        raise EOFError
+    return unpack(file, begin)
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import pytest
 import zstandard
 
 from avm.cli.main import main
-from avm.cli.store import MAGIC, _split, record_of
+from avm.cli.transfer import record_of
 from avm.memory import Conversation, Store, read_conversations
-from avm.memory.cold.check import ReadBack
 from avm.memory.cold.home import Home
 from avm.memory.cold.opening import open_cold
+from avm.memory.cold.readback import ReadBack
+from avm.memory.workload import MAGIC, split_lines
 from tests.vm.programs import ROOT
 
 Captured = pytest.CaptureFixture[str]
@@ -267,7 +268,7 @@ def test_a_line_that_is_larger_than_its_share_of_memory_is_refused(tmp_path: Pat
 def test_lines_end_in_newlines_and_nothing_else() -> None:
     chunks = iter([b"a", b"b\rc\n\nd\xe2\x80", b"\xa8e\n", b"f"])
 
-    assert list(_split(chunks, 100)) == [b"ab\rc", b"", b"d\xe2\x80\xa8e", b"f"]
+    assert list(split_lines(chunks)) == [b"ab\rc", b"", b"d\xe2\x80\xa8e", b"f"]
 
 
 # Looking and checking.

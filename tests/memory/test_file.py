@@ -10,9 +10,8 @@ import threading
 import attrs
 import pytest
 
-import avm.memory.file as file_module
 from avm.errors import ColdStoreError, CorruptBlob, FileChanged, MissingBlob, StoreError
-from avm.memory import Digest, rss_bytes
+from avm.memory import Digest, intake, rss_bytes
 from avm.memory.file import File
 
 MB = 1 << 20
@@ -339,7 +338,7 @@ class Meddler:
 
     def __init__(self, path, how):
         self.path, self.how = path, how
-        self.inner, self.hashed = file_module.blake3, 0
+        self.inner, self.hashed = intake.blake3, 0
 
     def __call__(self):
         self.hasher = self.inner()
@@ -357,7 +356,7 @@ class Meddler:
 
 @pytest.mark.parametrize("how", ["changed in place", "truncated", "emptied", "grown"])
 def test_a_file_that_changes_while_it_is_hashed_is_refused(source, monkeypatch, how):
-    monkeypatch.setattr(file_module, "blake3", Meddler(source, CHANGES[how]))
+    monkeypatch.setattr(intake, "blake3", Meddler(source, CHANGES[how]))
 
     with pytest.raises(FileChanged, match="was changed while it was hashed"):
         File.take(source)
@@ -365,8 +364,8 @@ def test_a_file_that_changes_while_it_is_hashed_is_refused(source, monkeypatch, 
 
 @pytest.mark.parametrize("how", ["changed in place", "truncated", "emptied"])
 def test_a_copy_of_a_file_that_changes_meanwhile_is_what_its_digest_says(source, folder, monkeypatch, how):
-    monkeypatch.setattr(file_module, "PIECE", 10_000)
-    monkeypatch.setattr(file_module, "blake3", Meddler(source, CHANGES[how]))
+    monkeypatch.setattr(intake, "PIECE", 10_000)
+    monkeypatch.setattr(intake, "blake3", Meddler(source, CHANGES[how]))
     file = File.take(source, folder)
     monkeypatch.undo()
 

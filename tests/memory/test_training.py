@@ -23,14 +23,28 @@ def orders(count, what="flight", seed=0):
     ]
 
 
+class Holder:
+    """Something that holds content."""
+
+    def __init__(self, content):
+        self.content = content
+
+
+def read(holder):
+    return holder.content
+
+
 def feed(training, contents):
-    for content in contents:
-        record = compress(content, training.dictionary)
-        training.take(content if training.is_sampling else None, len(content), len(record))
+    """Have contents compressed; what holds them lives as long as the training."""
+    holders = [Holder(content) for content in contents]
+    vars(training).setdefault("held_for_the_test", []).extend(holders)
+    for holder in holders:
+        record = compress(holder.content, training.dictionary)
+        training.take(holder, len(holder.content), len(record))
 
 
 def train(training):
-    samples = training.samples()
+    samples = training.samples(read)
     assert samples is not None
     return training.finish(train_on(samples, training.dictionary))
 
@@ -39,14 +53,14 @@ def test_there_is_no_training_before_enough_was_seen(quick):
     training = Training()
     feed(training, orders(300))
 
-    assert training.samples() is None
+    assert training.samples(read) is None
 
 
 def test_equal_contents_are_one_sample(quick):
     training = Training()
     feed(training, orders(1) * 5000)
 
-    assert training.samples() is None
+    assert training.samples(read) is None
 
 
 def test_a_dictionary_that_pays_is_taken(quick):
@@ -70,25 +84,35 @@ def test_a_dictionary_that_would_not_pay_is_not_taken(quick):
     assert not training.is_sampling
 
 
+def test_what_has_died_is_no_sample(quick):
+    training = Training()
+    feed(training, orders(1000))
+    del training.held_for_the_test[:900]
+
+    assert training.samples(read) is None
+    feed(training, orders(1000, seed=1))
+    assert training.samples(read) is not None
+
+
 def test_samples_are_given_once_and_nothing_is_sampled_meanwhile(quick):
     training = Training()
     feed(training, orders(1000))
 
-    assert training.samples() is not None
+    assert training.samples(read) is not None
     feed(training, orders(1000, seed=1))
 
-    assert training.samples() is None
+    assert training.samples(read) is None
 
 
 def test_a_training_that_was_not_carried_out_is_tried_again(quick):
     training = Training()
     feed(training, orders(1000))
-    training.samples()
+    training.samples(read)
 
     assert not training.finish(None)
     feed(training, orders(1000, seed=1))
 
-    assert training.samples() is not None
+    assert training.samples(read) is not None
 
 
 @pytest.mark.slow
@@ -118,4 +142,4 @@ def test_while_a_dictionary_pays_it_stays(quick):
     feed(training, orders(5000, seed=3))
 
     assert not training.is_sampling
-    assert training.samples() is None
+    assert training.samples(read) is None

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from avm.errors import ColdStoreError, StoreError
+
 TABLES = ("record", "conversation", "segment", "edge", "dictionary", "quarantine", "meta")
 """All tables there are. Keys are at most 500 bytes, values at most 1 GiB."""
 
@@ -56,3 +58,30 @@ class ColdStore(Protocol):
 
     def close(self) -> None:
         """Let go of the files. May be called again."""
+
+
+# What the engines say alike.
+
+RESCUE = "`avm store verify HOME` lists the damage, `avm store export HOME` rescues what can be read"
+
+DISK_FULL = "cannot grow: the disk is full. Nothing that was committed is lost. Free space and commit again"
+
+
+def damaged(path: str, found: str) -> ColdStoreError:
+    """Return the error of a cold store whose file is not as it was written."""
+    return ColdStoreError(f"{path} is damaged: {found}. {RESCUE}.", path)
+
+
+def not_writable(path: str) -> ColdStoreError:
+    """Return the error of a commit to a cold store that was opened to be read only."""
+    return ColdStoreError(f"{path} was opened with read_only=True and takes no changes.", path)
+
+
+def not_smaller(path: str, error: Exception) -> ColdStoreError:
+    """Return the error of a cold store that cannot be compacted."""
+    return ColdStoreError(f"{path} cannot be made smaller: {error}. Nothing in it is lost.", path)
+
+
+def brief(error: StoreError, path: str) -> str:
+    """Return what an error says, without the path and the advice to verify or rescue."""
+    return str(error).removeprefix(f"{path} ").partition(". `avm store verify")[0].rstrip(".")

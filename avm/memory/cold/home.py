@@ -13,12 +13,8 @@ that is killed on the way leaves at most the lock file and an unfinished avm.jso
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
-import re
-import shlex
 import shutil
-import sys
 import tempfile
 import weakref
 from pathlib import Path
@@ -27,12 +23,8 @@ from typing import TYPE_CHECKING
 import attrs
 import msgspec
 
-from avm.errors import HomeError, HomeInUse, HomeTooNew
-
-try:
-    import fcntl
-except ImportError:  # Windows, WebAssembly
-    fcntl = None  # type: ignore[assignment]
+from avm.errors import HomeError, HomeTooNew
+from avm.memory.cold.lock import HAS_FLOCK, LOCK, TEXT, myself, read_text, refused, take_lock, try_lock
 
 if TYPE_CHECKING:
     from typing import Self
@@ -45,12 +37,9 @@ KINDS = {"sqlite": "cold.sqlite3", "lmdb": "cold.lmdb"}
 
 MARK = "avm.json"
 UNFINISHED = "avm.json.unfinished"
-LOCK = "lock"
 
 SCRATCH = "avm-scratch-"
 """How the names of scratch homes begin, in the system's folder of temporary files."""
-
-_HOLDER = re.compile(rb"(scratch of )?process \d+ on ")
 
 
 @attrs.define(eq=False)
@@ -115,7 +104,7 @@ class Home:
             return cls(path, mark.cold, mark.format, True, None)
         if mark is None:
             _refuse_foreign(path)
-        return cls._owned(path, kind, _take_lock(path, _myself()))
+        return cls._owned(path, kind, take_lock(path, myself()))
 
     @classmethod
     def scratch(cls) -> Home:
@@ -131,12 +120,12 @@ class Home:
         try:
             _sweep(parent)
             folder = Path(tempfile.mkdtemp(prefix="avm-new-", dir=parent))
-            lock = _take_lock(folder, "scratch of " + _myself())
+            lock = take_lock(folder, "scratch of " + myself())
             # Under the name that is swept it is only seen with its lock held. Windows would refuse: the lock is open.
             path = folder.with_name(f"{SCRATCH}{os.getpid()}-{folder.name.removeprefix('avm-new-')}")
-            path = folder.rename(path) if fcntl is not None else folder
+            path = folder.rename(path) if HAS_FLOCK else folder
         except OSError as error:
-            raise _refused(parent, "cannot hold a scratch home", error) from error
+            raise refused(parent, "cannot hold a scratch home", error) from error
         return cls._owned(path, None, lock, is_scratch=True)
 
     @classmethod
@@ -205,16 +194,16 @@ def _make_folder(path: Path) -> None:
             path.mkdir(parents=True, exist_ok=True)
             sync_folder(path.parent)
     except (FileExistsError, NotADirectoryError) as error:
-        raise _refused(path, "is not a directory", error) from error
+        raise refused(path, "is not a directory", error) from error
     except OSError as error:
-        raise _refused(path, "cannot be made", error) from error
+        raise refused(path, "cannot be made", error) from error
 
 
 def _refuse_foreign(path: Path) -> None:
     """Raise if a directory without avm.json holds more than what our own half-made home leaves."""
     try:
         found = sorted(set(os.listdir(path)) - {UNFINISHED})
-        if LOCK in found and _HOLDER.match((path / LOCK).read_bytes() or b"process 0 on "):
+        if LOCK in found and TEXT.match((path / LOCK).read_bytes() or b"process 0 on "):
             found.remove(LOCK)
         # Between our two looks another process may have made the home.
         if found and not (path / MARK).exists():
@@ -224,7 +213,7 @@ def _refuse_foreign(path: Path) -> None:
                 str(path),
             )
     except OSError as error:
-        raise _refused(path, "cannot be read", error) from error
+        raise refused(path, "cannot be read", error) from error
 
 
 # What avm.json says.
@@ -248,7 +237,7 @@ def _read_mark(path: Path) -> _Mark | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _refused(path / MARK, "cannot be read", error) from error
+        raise refused(path / MARK, "cannot be read", error) from error
     try:
         found = msgspec.json.decode(text, type=_Format)
         if found.format > FORMAT:
@@ -283,7 +272,7 @@ def _write_mark(path: Path, kind: str) -> _Mark:
         unfinished.replace(path / MARK)
         sync_folder(path)
     except OSError as error:
-        raise _refused(path, "cannot be written", error) from error
+        raise refused(path, "cannot be written", error) from error
     return mark
 
 
@@ -297,72 +286,7 @@ def _version() -> str:
         return "of unknown version"
 
 
-# The lock. It belongs to the open file, so it is gone when the process is, however it ends; the text stays behind and
-# means nothing without the lock.
-
-
-def _take_lock(path: Path, holder: str) -> int:
-    """Return the open lock file of a home, locked; it says who holds it."""
-    while True:
-        try:
-            lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        except OSError as error:
-            raise _refused(path, "cannot be written", error, "Open it with read_only=True, or") from error
-        try:
-            _lock_file(path, lock)
-            # A lock on a file that was removed meanwhile keeps nobody out.
-            if os.path.samestat(os.fstat(lock), os.stat(path / LOCK)):
-                break
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(lock)
-            raise
-        os.close(lock)
-    # The text is a courtesy: on a full disk a home can still be opened, to make room in it.
-    with contextlib.suppress(OSError):
-        _write_text(lock, holder.encode("utf-8", "replace"))
-    return lock
-
-
-def _lock_file(path: Path, lock: int) -> None:
-    try:
-        _try_lock(lock)
-    except (BlockingIOError, PermissionError) as error:
-        raise _in_use(path, lock) from error
-    except OSError as error:
-        raise _refused(path, "cannot be locked", error) from error
-
-
-def _try_lock(lock: int) -> None:
-    """Lock an open file for this process alone, or raise OSError at once; where there are no locks, do nothing."""
-    if fcntl is not None:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    elif sys.platform == "win32":
-        import msvcrt
-
-        # Nobody else can read what is locked there, so lock a byte far behind the text.
-        os.lseek(lock, 1 << 30, os.SEEK_SET)
-        msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
-
-
-def _write_text(lock: int, text: bytes) -> None:
-    os.lseek(lock, 0, os.SEEK_SET)
-    os.write(lock, text)
-    os.ftruncate(lock, len(text))
-
-
-def _read_text(lock: int) -> bytes:
-    os.lseek(lock, 0, os.SEEK_SET)
-    return os.read(lock, 4096)
-
-
-def _myself() -> str:
-    import platform
-
-    command = " ".join(shlex.join(sys.orig_argv).split())
-    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return f"process {os.getpid()} on {platform.node()} since {since}: {command[:200]}"
+# Letting go.
 
 
 def _let_go(lock: int, scratch: Path | None, owner: int) -> None:
@@ -381,7 +305,7 @@ def _let_go(lock: int, scratch: Path | None, owner: int) -> None:
 def _sweep(parent: Path) -> None:
     """Remove the scratch homes of this user whose owners are dead: their locks are free."""
     # Without flock a living owner could not be told from a dead one.
-    if fcntl is None:
+    if not HAS_FLOCK:
         return
     with os.scandir(parent) as entries:
         found = [entry for entry in entries if entry.name.startswith(SCRATCH)]
@@ -398,9 +322,9 @@ def _sweep(parent: Path) -> None:
 def _remove_if_dead(folder: Path) -> None:
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
     try:
-        _try_lock(lock)
+        try_lock(lock)
         # A folder that someone only named like this, or a scratch home that was opened to be kept, is left alone.
-        if _read_text(lock).startswith(b"scratch of process "):
+        if read_text(lock).startswith(b"scratch of process "):
             _remove(folder)
     finally:
         os.close(lock)
@@ -416,20 +340,6 @@ def _remove(folder: Path) -> None:
 
 
 # Errors.
-
-
-def _refused(path: Path, what: str, error: OSError, advice: str = "Repair that, or") -> HomeError:
-    return HomeError(f"{path} {what}: {error.strerror or error}. {advice} open another directory.", str(path))
-
-
-def _in_use(path: Path, lock: int) -> HomeInUse:
-    holder = _read_text(lock).decode("utf-8", "replace") or "a process that has not said who it is"
-    return HomeInUse(
-        f"home {path} is in use by {holder}. "
-        "Stop that process or close the home there; or open it with read_only=True, or open another directory.",
-        str(path),
-        holder,
-    )
 
 
 def _garbled(path: Path, found: str) -> HomeError:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from threading import Lock
 
 from avm.errors import ColdStoreError
-from avm.memory.cold.coldstore import TABLES, Change
+from avm.memory.cold.coldstore import DISK_FULL, RESCUE, TABLES, Change, damaged, not_smaller, not_writable
+from avm.memory.cold.home import sync_folder
 
 try:
     import lmdb
@@ -37,7 +39,6 @@ READER_SLOTS = 512
 # Transactions kept for the next reads, so that a read makes none.
 SPARE_TRANSACTIONS = 4
 
-_RESCUE = "`avm store verify HOME` lists the damage, `avm store export HOME` rescues what can be read"
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -84,9 +85,7 @@ class LmdbColdStore:
         It waits for as long as another process writes.
         """
         if self._read_only:
-            raise ColdStoreError(
-                f"{self.path} was opened with read_only=True and takes no changes.", self.path
-            )
+            raise not_writable(self.path)
         try:
             with self._committing, self._environment.begin(write=True) as transaction:
                 for table, key, value in changes:
@@ -135,7 +134,9 @@ class LmdbColdStore:
         last = after
         for key, _ in pairs:
             if key <= last:
-                raise self._damaged(f"table {table!r} is not in the order of its keys after {last.hex()!r}")
+                raise damaged(
+                    self.path, f"table {table!r} is not in the order of its keys after {last.hex()!r}"
+                )
             last = key
         return pairs
 
@@ -224,13 +225,13 @@ class LmdbColdStore:
             case lmdb.BadValsizeError():
                 return self._bad_key(keys)
             case lmdb.InvalidError() | lmdb.VersionMismatchError() | lmdb.IncompatibleError():
-                text = f"is not an LMDB environment: {error}. Name another folder; if it was a cold store, {_RESCUE}"
+                text = f"is not an LMDB environment: {error}. Name another folder; if it was a cold store, {RESCUE}"
             case lmdb.CorruptedError() | lmdb.PageNotFoundError() | lmdb.NotFoundError() | lmdb.PanicError():
-                return self._damaged(str(error))
+                return damaged(self.path, str(error))
             case lmdb.ReadersFullError():
                 text = f"is read by {READER_SLOTS} others at the same time. Let some of them end"
             case _ if code == errno.ENOSPC:
-                text = "cannot grow: the disk is full. Nothing that was committed is lost. Free space and commit again"
+                text = DISK_FULL
             case _ if code == errno.EIO:
                 # LMDB also says so when a write came to an end midway.
                 text = (
@@ -246,9 +247,6 @@ class LmdbColdStore:
                 text = f"cannot be opened, read or written: {str(error).removesuffix('.')}"
         return ColdStoreError(f"{self.path} {text}.", self.path)
 
-    def _damaged(self, found: str) -> ColdStoreError:
-        return ColdStoreError(f"{self.path} is damaged: {found}. {_RESCUE}.", self.path)
-
     def _bad_key(self, keys: Sequence[bytes]) -> ColdStoreError:
         most = self._environment.max_key_size()
         key = next((key for key in keys if not 0 < len(key) <= most), b"")
@@ -256,3 +254,25 @@ class LmdbColdStore:
             f"{self.path} cannot have the key {key[:16].hex()}... of {len(key)} bytes: LMDB takes 1 to {most} bytes.",
             self.path,
         )
+
+
+def compact(path: Path) -> None:
+    """Give the disk what a cold store that is not open has free: it is copied without that, so the copy needs room.
+
+    Raises:
+        ColdStoreError: the disk refuses, or it cannot be opened; the cold store is as it was.
+    """
+    copy = path.with_name(f"{path.name}.copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    try:
+        copy.mkdir()
+        with closing(LmdbColdStore(path, read_only=True)) as store:
+            store._environment.copy(str(copy), compact=True)
+        with (copy / "data.mdb").open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(copy / "data.mdb", path / "data.mdb")
+        sync_folder(path)
+    except (lmdb.Error, OSError) as error:
+        raise not_smaller(str(path), error) from error
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)

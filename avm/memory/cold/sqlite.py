@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Lock
 
 from avm.errors import ColdStoreError
-from avm.memory.cold.coldstore import TABLES, Change
+from avm.memory.cold.coldstore import DISK_FULL, RESCUE, TABLES, Change, damaged, not_smaller, not_writable
 
 APPLICATION_ID = 0x41564D43
 """`AVMC`, in the header of each file of ours."""
@@ -50,8 +50,6 @@ _READ = {table: f"SELECT value FROM {table} WHERE key = ?" for table in TABLES}
 _SCAN = {table: f"SELECT key, value FROM {table} WHERE key > ? ORDER BY key LIMIT ?" for table in TABLES}
 # Without values the index alone answers.
 _SCAN_KEYS = {table: f"SELECT key, x'' FROM {table} WHERE key > ? ORDER BY key LIMIT ?" for table in TABLES}
-
-_RESCUE = "`avm store verify HOME` lists the damage, `avm store export HOME` rescues what can be read"
 
 
 class SqliteColdStore:
@@ -94,9 +92,7 @@ class SqliteColdStore:
         It waits up to `BUSY_SECONDS` for another process that writes.
         """
         if self._writer is None:
-            raise ColdStoreError(
-                f"{self.path} was opened with read_only=True and takes no changes.", self.path
-            )
+            raise not_writable(self.path)
         execute = self._writer.execute
         deleted = 0
         with self._committing:
@@ -154,7 +150,9 @@ class SqliteColdStore:
         last = after
         for key, value in pairs:
             if type(key) is not bytes or type(value) is not bytes or key <= last:
-                raise self._damaged(f"table {table!r} is not in the order of its keys after {last.hex()!r}")
+                raise damaged(
+                    self.path, f"table {table!r} is not in the order of its keys after {last.hex()!r}"
+                )
             last = key
         return pairs
 
@@ -270,7 +268,7 @@ class SqliteColdStore:
             return None
         value = row[0]
         if type(value) is not bytes:
-            raise self._damaged(f"a value is no bytes but {type(value).__name__}")
+            raise damaged(self.path, f"a value is no bytes but {type(value).__name__}")
         return value
 
     # Errors.
@@ -284,13 +282,13 @@ class SqliteColdStore:
                     "committed is lost. Raise max_bytes, delete something or free space on the disk, and commit again"
                 )
             case sqlite3.SQLITE_FULL:
-                text = "cannot grow: the disk is full. Nothing that was committed is lost. Free space and commit again"
+                text = DISK_FULL
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
                 text = "is read-only. Make it and its folder writable, or open it with read_only=True"
             case sqlite3.SQLITE_CORRUPT:
-                return self._damaged(str(error))
+                return damaged(self.path, str(error))
             case sqlite3.SQLITE_NOTADB:
-                text = f"is not an SQLite database. Name another file; if it was a cold store, {_RESCUE}"
+                text = f"is not an SQLite database. Name another file; if it was a cold store, {RESCUE}"
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 text = (
                     "is locked by another process that writes. End that one, or open it with read_only=True"
@@ -314,8 +312,19 @@ class SqliteColdStore:
             return f"there is no folder {path.parent}"
         return "" if path.exists() else "there is no such file"
 
-    def _damaged(self, found: str) -> ColdStoreError:
-        return ColdStoreError(f"{self.path} is damaged: {found}. {_RESCUE}.", self.path)
+
+def compact(path: Path) -> None:
+    """Give the disk the free pages of a cold store that is not open; they are cut off, which takes no space.
+
+    Raises:
+        ColdStoreError: the disk refuses; the cold store is as it was.
+    """
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            # It gives back a page in each step, and execute() takes but one.
+            connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+    except (sqlite3.Error, OSError) as error:
+        raise not_smaller(str(path), error) from error
 
 
 def _code(error: Exception) -> int:

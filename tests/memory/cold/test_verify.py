@@ -9,89 +9,16 @@ import pytest
 
 from avm.errors import ColdStoreError, CorruptBlob, MissingBlob
 from avm.memory import Conversation, Store
-from avm.memory.cold import check, records
-from avm.memory.cold.check import Lookup, Problem, drop_dictionaries, read_back, repair, survey, verify
+from avm.memory.cold import records
+from avm.memory.cold import verify as verify_module
 from avm.memory.cold.home import Home
+from avm.memory.cold.lookup import Lookup
 from avm.memory.cold.opening import compact, disk_bytes, open_cold
+from avm.memory.cold.readback import read_back
 from avm.memory.cold.records import conversation_id, segment_key
-from avm.memory.compression import Dictionary
-
-TOOLS = [{"name": "look", "parameters": {}}]
-
-
-def text(seed, size):
-    """Return a text that hardly shrinks."""
-    return random.Random(seed).randbytes(size // 2).hex()
-
-
-def said(seed, size=100):
-    return {"role": "user", "content": text(seed, size)}
-
-
-@pytest.fixture
-def home(tmp_path):
-    """`long` and `same` share two pages and a body; `short` has a tail of segments, `bare` nothing at all."""
-    with Store.open(tmp_path / "home", durable=False) as store:
-        body = said("body", 6000)
-        long = (
-            Conversation(store, "You are kind.", TOOLS).extend(said(n, 3000) for n in range(24)).append(body)
-        )
-        store.roots.commit("long", long)
-        store.roots.commit("same", long.append(said("end")))
-        short = Conversation(store, "You are kind.")
-        for n in range(3):
-            short = short.append(said(n))
-            store.roots.commit("short", short)
-        store.roots.commit("bare", Conversation(store, meta={"id": "x"}))
-    return tmp_path / "home"
-
-
-class Opened:
-    """A home that is open, and what to do harm to it with."""
-
-    def __init__(self, path):
-        self.home = Home.open(path)
-        self.cold = open_cold(self.home, durable=False)
-        self.file = str(self.home.cold_path)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *failure):
-        self.cold.close()
-        self.home.close()
-
-    def verify(self):
-        return verify(self.cold, self.home.files)
-
-    def problem(self):
-        """Return the only problem there is."""
-        (problem,) = self.verify().problems
-        return problem
-
-    def manifest(self, name):
-        value = self.cold.read("conversation", [conversation_id(name)])[0]
-        return records.decode_manifest(value, self.file)
-
-    def write(self, table, key, value):
-        self.cold.commit([(table, key, value)])
-
-    def change(self, name, **fields):
-        """Write a manifest with other fields than are true."""
-        manifest = attrs.evolve(self.manifest(name), **fields)
-        self.write("conversation", conversation_id(name), records.encode_manifest(manifest))
-
-    def flip(self, table, key, at=-10):
-        value = bytearray(self.cold.read(table, [key])[0])
-        value[at] ^= 0x20
-        self.write(table, key, bytes(value))
-
-
-@pytest.fixture
-def opened(home):
-    with Opened(home) as opened:
-        yield opened
-
+from avm.memory.cold.survey import survey
+from avm.memory.cold.verify import Problem, verify
+from tests.memory.cold.opened import Opened, said
 
 # What is sound.
 
@@ -132,14 +59,6 @@ def test_an_lmdb_home_is_checked_and_made_smaller_alike(tmp_path):
         assert len(before.problems) == 19
         assert opened.verify() == before
         assert disk_bytes(opened.home.path) < size / 3
-
-
-def test_a_conversation_is_read_back_without_a_store(opened):
-    found = read_back(Lookup(opened.cold), conversation_id("long"))
-
-    assert (found.name, found.system, found.tools, found.meta) == ("long", "You are kind.", TOOLS, {})
-    assert found.messages == [*[said(n, 3000) for n in range(24)], said("body", 6000)]
-    assert read_back(Lookup(opened.cold), conversation_id("nobody")) is None
 
 
 def test_one_value_at_a_time_is_in_memory(opened, monkeypatch):
@@ -327,19 +246,6 @@ def test_edges_that_nobody_needs_and_edges_that_are_missing_are_told(opened):
 # Dictionaries.
 
 
-@pytest.fixture
-def trained(opened):
-    """A dictionary that one record was made with, and one that none was."""
-    used, unused = Dictionary(b"what they have in common " * 50), Dictionary(b"nothing in common " * 50)
-    for each in (used, unused):
-        opened.write("dictionary", each.key, each.content)
-    system = opened.manifest("short").system[0]
-    content = Lookup(opened.cold).content(system).content
-    packed = used.contexts.compressor.compress(content)
-    opened.write("record", system, records._pack((1, len(content), used.key, [], b"\x02" + packed)))
-    return used, unused
-
-
 def test_a_damaged_dictionary_is_told_and_so_is_what_was_made_with_it(opened, trained):
     assert opened.verify().is_sound
     opened.flip("dictionary", trained[0].key)
@@ -349,20 +255,6 @@ def test_a_damaged_dictionary_is_told_and_so_is_what_was_made_with_it(opened, tr
     assert set(found) == {"dictionary", "record"}
     assert found["dictionary"].name == trained[0].key.hex()
     assert f"the dictionary {trained[0].key[:4].hex()}" in found["record"].what
-
-
-def test_dictionaries_that_nothing_was_made_with_are_dropped(opened, trained):
-    assert drop_dictionaries(opened.cold) == 1
-
-    assert [key for key, _ in opened.cold.scan("dictionary")] == [trained[0].key]
-    assert opened.verify().is_sound
-
-
-def test_all_dictionaries_are_kept_if_it_is_not_known_which_are_needed(opened, trained):
-    opened.write("record", b"k" * 32, b"what was this made with?")
-
-    assert drop_dictionaries(opened.cold) is None
-    assert len(opened.cold.scan("dictionary")) == 2
 
 
 # Large files.
@@ -465,51 +357,8 @@ def test_wherever_the_file_is_damaged_what_is_called_readable_can_be_read(home):
         assert lost == 0 or not report.is_sound, seed
 
 
-# Mending.
-
-
-def test_a_repair_mends_what_can_be_mended_and_says_what_it_did(opened):
-    manifest, id = opened.manifest("short"), conversation_id("short")
-    opened.flip("record", opened.manifest("long").pages[0].key)
-    opened.write("edge", manifest.system[0] + conversation_id("bare"), b"")
-    opened.write("edge", manifest.system[0] + id, None)
-    opened.write("segment", segment_key(id, 3), b"x")
-    report = opened.verify()
-
-    done = repair(opened.cold, report)
-
-    assert attrs.astuple(done) == (1, 1, 1, 1)
-    after = opened.verify()
-    assert [problem.kind for problem in after.problems] == ["missing record"]
-    assert after.quarantined == 1
-    assert repair(opened.cold, after).changes == 0
-
-
-def test_content_that_was_set_aside_is_whole_again_when_it_is_written_again(opened, home):
-    opened.flip("record", opened.manifest("long").pages[0].key)
-    repair(opened.cold, opened.verify())
-    opened.cold.close()
-    opened.home.close()
-
-    with Store.open(home, durable=False) as store:
-        again = Conversation(store).extend(said(n, 3000) for n in range(24))
-        store.roots.commit("again", again)
-
-    with Opened(home) as opened:
-        assert opened.verify().is_sound
-
-
-def test_the_edges_of_a_damaged_manifest_are_left_alone(opened):
-    opened.flip("conversation", conversation_id("long"), at=40)
-
-    report = opened.verify()
-
-    assert [problem.kind for problem in report.problems] == ["conversation"]
-    assert repair(opened.cold, report).changes == 0
-
-
 def test_more_problems_than_are_told_apart_are_counted(opened, monkeypatch):
-    monkeypatch.setattr(check, "MOST_PROBLEMS", 3)
+    monkeypatch.setattr(verify_module, "MOST_PROBLEMS", 3)
     opened.cold.commit([("record", bytes([n]) * 32, b"damaged") for n in range(10)])
 
     report = opened.verify()
@@ -552,36 +401,6 @@ def test_beside_an_owner_who_writes_nothing_is_taken_for_damage(home):
     store.close()
 
     assert [str(problem) for report in reports for problem in report.problems] == []
-
-
-# Counting.
-
-
-def test_a_survey_counts_what_is_shared_and_what_is_stored(opened):
-    found = survey(opened.cold, opened.home.path)
-
-    counts = {kind: share.count for kind, share in found.kinds.items()}
-    assert counts == {"blobs": 3, "pages": 2, "starts": 2, "segments": 3}
-    assert found.logical_bytes == sum(
-        opened.manifest(name).size for name in ("long", "same", "short", "bare")
-    )
-    assert found.unique_bytes < 0.7 * found.logical_bytes
-    assert found.dedup == 1 - found.unique_bytes / found.logical_bytes
-    assert 1.5 < found.compression < 2.5
-    assert found.disk_bytes == disk_bytes(opened.home.path)
-    assert (found.orphans.count, found.damaged, found.quarantined) == (0, 0, 0)
-
-
-def test_what_no_conversation_refers_to_is_counted_apart(home):
-    with Store.open(home) as store:
-        store.roots.forget("short")
-        store.roots.forget("long").result()
-
-    with Opened(home) as opened:
-        found = survey(opened.cold, opened.home.path)
-
-    assert (found.conversations, found.orphans.count) == (2, 1)
-    assert found.dedup == 0.0
 
 
 def test_a_problem_is_one_line():
