@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from avm.memory.blob import Blob
     from avm.memory.kept import Kept
     from avm.memory.line import Line
-    from avm.memory.page import Tail
 
 KINDS = ("blob", "page", "tail")
 TIERS = ("hot", "warm", "cold")
@@ -195,11 +194,17 @@ class Account:
         self.charge += charge - blob.charged
         blob.charged = charge
 
-    def grow(self, tail: Tail, growth: int, charged: int) -> None:
-        """Take over that a hot tail has grown, which was charged so many bytes before."""
+    def grow(self, growth: int, charge: int) -> None:
+        """Take over that a hot tail has grown by so many bytes, and its charge by so many."""
         self.unique += growth
         self.stored[0] += growth
-        self.charge += tail.charge() - charged
+        self.charge += charge
+
+    def begin_line(self, held: int, charge: int) -> None:
+        """Put a line of conversation on the books."""
+        self.lines += 1
+        self.held += held
+        self.charge += charge
 
     def hold(self, line: Line, held: int) -> None:
         """Change what the owner of a line would hold without the store."""

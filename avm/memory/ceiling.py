@@ -91,6 +91,8 @@ class Ceiling:
         machine: int | None = None,
     ) -> None:
         self.limit = asked if machine is None else min(asked, machine)
+        self.is_exceeded = False
+        """Whether the process took more than the ceiling when it was last compared."""
         self._store = store
         self._rss = rss if rss is not None else rss_bytes
 
@@ -103,6 +105,7 @@ class Ceiling:
         limit, taken = self.limit, self._rss()
         headroom = int(limit * TARGET) - taken
         is_near = headroom < 0
+        self.is_exceeded = taken > limit
         if taken <= limit * ALARM:
             headroom = max(headroom, 0)
         account = self._store.shelf.account.charge

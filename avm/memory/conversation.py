@@ -175,8 +175,10 @@ class Conversation:
             StoreFullError: the store has no room even for its bookkeeping.
         """
         shelf = self._head.store.shelf
-        shelf.room(Line.OVERHEAD)
-        return self._with(self._awake(), shelf.begin_line(self._size), 0)
+        if shelf.limit is not None:
+            shelf.room(Line.OVERHEAD)
+        chain = self._chain
+        return self._with(chain if chain is not None else self._awake(), shelf.begin_line(self._size), 0)
 
     def rewind(self, count: int) -> Conversation:
         """Return the conversation without its last `count` messages.

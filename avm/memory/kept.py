@@ -68,7 +68,7 @@ class Kept:
 
     def __del__(self) -> None:
         if self.is_kept:
-            self.shelf.gone.append(self.note())
+            self.shelf.notes.append(self.note())
 
     def note(self) -> Note:
         """Return what the account needs to know when this has died."""

@@ -20,7 +20,8 @@ class Line:
     OVERHEAD = 300
     """Bytes of a line with one `Conversation` that is asleep, measured."""
 
-    KIND = "line"
+    KIND, BEGUN = "line", "begun"
+    """What notes of its end and its beginning are called."""
 
     def __init__(self, shelf: Shelf, held: int) -> None:
         self.shelf = shelf
@@ -32,4 +33,4 @@ class Line:
         self.asleep = False
 
     def __del__(self) -> None:
-        self.shelf.gone.append((self.KIND, self.held, self.asleep))
+        self.shelf.notes.append((self.KIND, self.held, self.asleep))

@@ -39,7 +39,7 @@ PRESSURE = 0.9
 
 
 UNSETTLED = 64
-"""Deaths that may wait to be taken off the books: together they cost less."""
+"""Notes that may wait to be brought to the books: together they cost less."""
 
 
 class Shelf:
@@ -51,7 +51,7 @@ class Shelf:
 
     def __init__(self, limit: int | None) -> None:
         self.asked = limit
-        # What may be taken now. Whoever watches the process may lower it.
+        # What is aimed at now. Whoever watches the process may lower it; then nothing grows before room was made.
         self.limit = limit
         self.account = Account()
         self.lock = threading.RLock()
@@ -62,7 +62,7 @@ class Shelf:
         self.heads: dict[tuple[bytes, bytes], ref[Head]] = {}
         # How many tails have their content on disk under a digest.
         self.cold_tails: dict[bytes, int] = {}
-        self.gone: deque[Note] = deque()
+        self.notes: deque[Note] = deque()
         self.archive: Callable[[], Archive | None] = _no_archive
         # Called once when the account comes near the ceiling; whoever has made room sets `is_pressed` back.
         self.pressure: Callable[[], None] | None = None
@@ -123,22 +123,19 @@ class Shelf:
     def keep(self, kept: Kept) -> None:
         """Put a new, hot object on the books."""
         with self.lock:
-            if len(self.gone) > UNSETTLED:
+            if len(self.notes) > UNSETTLED:
                 self.settle()
             self.account.enter(kept)
             self.tiers.watch(kept)
 
     def begin_line(self, held: int) -> Line:
         """Begin a line of conversation that would hold so many bytes without the store."""
-        line = Line(self, held)
-        with self.lock:
-            if len(self.gone) > UNSETTLED:
-                self.settle()
-            account = self.account
-            account.lines += 1
-            account.held += held
-            account.charge += Line.OVERHEAD
-        return line
+        notes = self.notes
+        # Put on the books with the next deaths: a note costs less than the lock.
+        notes.append((Line.BEGUN, held))
+        if len(notes) > UNSETTLED:
+            self.settle()
+        return Line(self, held)
 
     def relies_on(self, key: bytes) -> bool:
         """Tell whether the record of a digest on disk must stay for what is in RAM. From any thread."""
@@ -197,6 +194,8 @@ class Shelf:
         if self.account.charge + growth > limit:
             self.account.waits += 1
             self.tiers.make_room(growth, keep)
+        # What the rest of a process leaves may be less than nothing can be done about; what was asked for may not.
+        limit = self.asked if self.asked is not None else limit
         if self.account.charge + growth > limit:
             raise StoreFullError(
                 f"the store is full: {format_size(self.account.charge)} of {format_size(limit)}, all that is idle "
@@ -305,13 +304,15 @@ class Shelf:
         """Take off the books what has died, and take in what other threads have done."""
         if self.tiers.finished:
             self.tiers.collect()
-        gone = self.gone
-        if not gone:
+        notes = self.notes
+        if not notes:
             return
         with self.lock:
-            while gone:
-                note = gone.popleft()
-                if note[0] == Line.KIND:
+            while notes:
+                note = notes.popleft()
+                if note[0] == Line.BEGUN:
+                    self.account.begin_line(note[1], Line.OVERHEAD)
+                elif note[0] == Line.KIND:
                     self.account.end_line(note[1], note[2], Line.OVERHEAD)
                 else:
                     self._bury(note)

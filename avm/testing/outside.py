@@ -97,4 +97,5 @@ class SimulatedKeeper(StoreKeeper):
         # What the real process takes is no part of a simulation.
         self.ceiling = None
         self.complaint = ""
+        self.has_warned = False
         self.threads = InPlace()  # type: ignore[assignment]

@@ -11,7 +11,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from avm.actors import Actor, event, on
-from avm.memory import Ceiling, Store, trim_heap
+from avm.memory import Ceiling, Store, format_size, trim_heap
 
 _log = logging.getLogger("avm")
 
@@ -46,7 +46,9 @@ class StoreKeeper(Actor):
         self.store = store
         self.ceiling = ceiling
         self.threads = ThreadPoolExecutor(1, thread_name_prefix="avm-compress")
+        # Each is said once.
         self.complaint = ""
+        self.has_warned = False
 
     def starting(self) -> None:
         self.store.shelf.pressure = self._press
@@ -73,8 +75,20 @@ class StoreKeeper(Actor):
         self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _compare(self) -> None:
-        if self.ceiling is not None and self.ceiling.check():
-            self.threads.submit(trim_heap)
+        ceiling = self.ceiling
+        if ceiling is None or not ceiling.check():
+            return
+        self.threads.submit(trim_heap)
+        if ceiling.is_exceeded and not self.has_warned:
+            self.has_warned = True
+            found = self.store.statistics()
+            _log.warning(
+                "the process takes %s, more than its ceiling of %s; the store has %s of it and gives way. "
+                "Raise memory=, or start fewer actors.",
+                format_size(found.rss_bytes),
+                format_size(ceiling.limit),
+                format_size(found.account_bytes),
+            )
 
     # What cannot be written stays in RAM and is tried again; whoever needs the room gets the error himself.
     def _spill(self) -> None:

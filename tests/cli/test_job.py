@@ -40,7 +40,7 @@ def final(out: str) -> dict[str, Any]:
 
 
 def job(*argv: object) -> int:
-    return job_command(["--memory", "64MB", *map(str, argv)])
+    return job_command(["--memory", "1GB", *map(str, argv)])
 
 
 def test_every_conversation_is_played_once_and_kept_as_recorded(

@@ -126,3 +126,17 @@ def test_a_disk_that_refuses_is_told_of_once_and_ends_nothing(
             assert len(held) == 100
 
     run(body())
+
+
+def test_a_process_above_its_ceiling_is_told_of_once(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        clock = ManualClock()
+        async with VM(clock=clock, memory="1MB", provider="scripted") as vm:
+            rounds = Rounds(vm, clock)
+            blob = rounds.store.put("x" * 30_000)
+            await rounds.go(3)
+
+            assert blob.size == 30_000
+            assert caplog.text.count("more than its ceiling of 1 MB; the store has ") == 1
+
+    run(body())
