@@ -75,12 +75,15 @@ async def ask_from(
         target.receive(letter)
     if timeout is not None:
         kernel.deadlines.add(timeout, future, _too_late, target, request.__class__)
-    if sender is None:
-        return await future
     try:
         return await future
+    except BaseException:
+        # The error holds this frame, and they the error: without the circle it goes when nobody wants it any more.
+        del future, letter
+        raise
     finally:
-        sender.asking = None
+        if sender is not None:
+            sender.asking = None
 
 
 def ask_blocking(kernel: Kernel, dest: Destination, request: Any, timeout: float | None) -> Any:
@@ -164,7 +167,11 @@ async def _send_and_wait(target: Cell, letter: Letter, timeout: float | None) ->
     target.receive(letter)
     if timeout is not None:
         target.kernel.deadlines.add(timeout, future, _too_late, target, letter[0].__class__)
-    return await future
+    try:
+        return await future
+    except BaseException:
+        del future, letter
+        raise
 
 
 def _too_late(timeout: float, target: Cell, request: type) -> AskTimeout:

@@ -318,6 +318,8 @@ def fail_ask(cell: Cell, letter: Letter, reason: object) -> None:
     """Tell whoever waits for the reply to an event, if anyone, that there will be none."""
     if letter[2] is not None:
         _refuse(letter[2], exited(cell, reason, type(letter[0]).__name__))
+        if isinstance(reason, BaseException):
+            cell.kernel.deadlines.forget_failed()
 
 
 # Nobody may be there to take the error, which asyncio would complain of.

@@ -198,6 +198,13 @@ class Deadlines:
         if len(waiting) >= lane.prune_at:
             self._prune(lane)
 
+    def forget_failed(self) -> None:
+        """Let go of asks that have failed: an error holds the frames it went through, and all that is in them."""
+        for lane in self._lanes.values():
+            # Long lanes see to it by themselves, often enough.
+            if len(lane.waiting) < MIN_PRUNE:
+                self._prune(lane)
+
     def pending(self) -> int:
         """Count the deadlines kept, reached or not."""
         return sum(len(lane.waiting) for lane in self._lanes.values())

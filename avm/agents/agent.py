@@ -78,6 +78,7 @@ class Agent(Actor):
 
     _conversation: Conversation | None = None
     _committed: Conversation | None = None
+    _writing: Future[None] | None = None
     _in_turn: bool = False
     _sent: int = 0
     _front: Ref | None = None
@@ -197,14 +198,16 @@ class Agent(Actor):
             ActorDead: this agent was killed while its handler went on; the root is its successor's now (S94).
         """
         conversation = self._conversation
+        writing = self._writing
         if conversation is None or conversation is self._committed:
-            return None
+            # A handler may have committed by itself: its reply waits for that too.
+            return writing if writing is not None and not _is_written(writing) else None
         if not self.is_alive():
             raise ActorDead(f"{self.path} has ended; its handler may not commit a conversation any more.")
         roots = self._roots()
         future = roots.commit(self.root_name, conversation) if roots is not None else None
-        self._committed = conversation
-        return future if future is not None and not future.done() else None
+        self._committed, self._writing = conversation, future
+        return future if future is not None and not _is_written(future) else None
 
     def roll_back(self) -> None:
         """Go back to the last commit; done when a handler fails."""
@@ -212,16 +215,19 @@ class Agent(Actor):
 
     def commit_failed(self) -> None:
         """Go back to the last commit that is on disk, which the next handler reads; done when one cannot be written."""
-        self._conversation = self._committed = None
+        self._conversation = self._committed = self._writing = None
 
     def is_asleep(self) -> bool:
         """Tell whether the conversation is on disk only; the next handler reads it back before it begins."""
         conversation = self._conversation
+        if conversation is None and self.state == "resume":
+            roots = self._roots()
+            conversation = roots.get(self.root_name) if roots is not None and roots.is_durable else None
         return conversation is not None and conversation.is_asleep
 
     async def wake(self) -> None:
         """Read the conversation back from disk, in another thread."""
-        roots, conversation = self._roots(), self._conversation
+        roots, conversation = self._roots(), self.conversation
         if roots is not None and conversation is not None:
             await roots.wake(conversation)
 
@@ -278,6 +284,10 @@ class Agent(Actor):
     def _roots(self) -> Roots | None:
         roots: Roots | None = self.service("roots", None)
         return roots
+
+
+def _is_written(future: Future[None]) -> bool:
+    return future.done() and future.exception() is None
 
 
 def _check(cls: type[Agent]) -> None:

@@ -148,6 +148,10 @@ class Blob(Kept):
             return None
         return encode(raw) if isinstance(raw, str) else raw
 
+    def can_unload(self) -> bool:
+        # Our own reference, and the argument of getrefcount.
+        return sys.getrefcount(self.raw_form) <= 2
+
     def unload(self, size: int) -> bool:
         self.raw_form = self.twin = self.escaped = None
         return True

@@ -2,8 +2,8 @@
 
 The promise of `memory="16GB"` is about the whole process: what the system says it takes, its RSS, stays below. The
 store knows what its own objects take, but not the interpreter, the actors, or what lies between objects on the heap.
-So that is compared once a second: the store may grow by what is left below nine tenths of the ceiling, and is to shrink
-by what the process takes too much.
+So that is compared once a second: the store may grow by half of what is left below 85 % of the ceiling, and is to
+shrink by what the process takes too much.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 FLOOR = 64 << 20
 """The least ceiling the command line takes: the interpreter and the tables of the compressor need that much."""
 
-TARGET = 0.9
+TARGET = 0.85
 """The part of the ceiling that the process is brought to; above it nothing may grow, and the heap is trimmed."""
 
-ALARM = 0.95
+ALARM = 0.9
 """The part of the ceiling above which the store shrinks by what is too much."""
 
 LEAST = 1 / 32
@@ -107,7 +107,8 @@ class Ceiling:
         is_near = headroom < 0
         self.is_exceeded = taken > limit
         if taken <= limit * ALARM:
-            headroom = max(headroom, 0)
+            # Half of it: what comes in takes more for a moment than when it is kept.
+            headroom = max(headroom // 2, 0)
         account = self._store.shelf.account.charge
         self._store.limit_to(max(int(limit * LEAST), min(account + headroom, int(limit * TARGET))))
         return is_near

@@ -110,6 +110,10 @@ class Kept:
         """Return the content to be packed; None if packing it now would free nothing."""
         raise NotImplementedError
 
+    def can_unload(self) -> bool:
+        """Tell whether dropping the raw form would free it: nobody holds it besides us."""
+        return True
+
     def unload(self, size: int) -> bool:
         """Drop the raw form, which had `size` bytes when it was packed; False if it has grown and must stay."""
         raise NotImplementedError

@@ -128,8 +128,8 @@ class Tail(Kept):
             return self.shelf.thaw(self)[:end]
         return bytes(raw[:end]) if end < len(raw) else bytes(raw)
 
-    def form(self, end: int) -> tuple[bytes, bool, Dictionary | None]:
-        """Return the first `end` bytes to be written elsewhere, without making them hot.
+    def form(self, begin: int, end: int) -> tuple[bytes, bool, Dictionary | None]:
+        """Return the bytes from `begin` to `end` to be written elsewhere, without making them hot.
 
         Returns:
             They themselves, or all of the tail packed; whether it is packed; and with which dictionary.
@@ -138,7 +138,7 @@ class Tail(Kept):
         if packed is not None:
             return packed, True, self.dictionary
         raw = self.raw_run
-        return (bytes(raw[:end]) if raw is not None else self.run(end)), False, None
+        return (bytes(raw[begin:end]) if raw is not None else self.run(end)[begin:]), False, None
 
     def push(self, fragment: bytes, blobs: Sequence[Blob]) -> int:
         """Add a fragment at the end, and return where the run ends now. The room has been made."""

@@ -9,10 +9,10 @@ import attrs
 from avm.memory.blob import Blob
 from avm.memory.chain import Chain, Sealed, begin_tail
 from avm.memory.cold.archive import Archive
-from avm.memory.cold.records import Content, Known, Manifest
+from avm.memory.cold.records import Content, Known, Manifest, check_of
 from avm.memory.cold.writes import Saved
 from avm.memory.fragment import JOINT
-from avm.memory.page import Page, Tail, run_key
+from avm.memory.page import Page, Tail
 from avm.memory.shelf import Shelf
 
 
@@ -50,6 +50,9 @@ def restore(shelf: Shelf, archive: Archive, fetched: Fetched) -> tuple[Chain, Sa
         CorruptBlob: the messages are not those that were committed. And as `fetch`, for a page that has gone meanwhile.
     """
     manifest = fetched.manifest
+    # A hash for each piece: the root's steps, message by message, would take ten times as long, and are `verify`'s.
+    if check_of(fetched.tail) != manifest.tail_key:
+        raise archive.damaged(manifest, "its messages are not those that were committed")
     with shelf.lock:
         pages = tuple(
             [
@@ -58,11 +61,8 @@ def restore(shelf: Shelf, archive: Archive, fetched: Fetched) -> tuple[Chain, Sa
             ]
         )
         tail = _tail(shelf, fetched)
-    run, bodies = tail.run(tail.size), len(tail.blobs)
-    # One hash of all: the root's steps, message by message, would take ten times as long, and are `verify`'s.
-    if run_key(run, [blob.key for blob in tail.blobs]) != manifest.tail_key:
-        raise archive.damaged(manifest, "its messages are not those that were committed")
-    saved = Saved(tail, tail.size, bodies, manifest.segments, manifest.start)
+    bodies = len(tail.blobs)
+    saved = Saved(tail, tail.size, bodies, manifest.segments, manifest.start, manifest.tail_key)
     return Chain(pages, tail, tail.size, manifest.length - tail.first, bodies), saved
 
 

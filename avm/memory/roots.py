@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
-from weakref import ref
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -69,6 +69,9 @@ class Roots:
         self._roots: dict[str, Conversation] = {}
         # Those that are awake, the one committed or woken longest ago first, with the round in which that was.
         self._awake: dict[str, int] = {}
+        # Those that sleep, by the name they are read back by; also when that is no root any more and somebody has them.
+        self._asleep: WeakValueDictionary[str, Conversation] = WeakValueDictionary()
+        self._newest: Future[None] | None = None
         self._round = 0
         self._saved: dict[str, Saved] = {}
         self._pending: dict[str, Pending] = {}
@@ -97,7 +100,7 @@ class Roots:
             archive = self._store.need_archive()
             manifest = archive.manifest(name)
             if manifest is not None:
-                found = self._roots[name] = self._asleep(manifest)
+                found = self._roots[name] = self._stub_of(manifest)
         return found
 
     def commit(self, name: str, conversation: Conversation) -> Future[None]:
@@ -108,11 +111,13 @@ class Roots:
             name stands for what it stood for before.
 
         Raises:
-            StoreError: it sleeps and cannot be read back, or the store is closed; nothing has changed.
+            StoreError: it is kept in another store, or sleeps and cannot be read back, or the store is closed; nothing
+                has changed.
         """
         self._store.shelf.settle()
+        self._refuse_foreign(name, conversation)
         if self._store.has_home:
-            self._store.need_archive()
+            self._store.need_archive().writer.require()
             conversation._awake()
         before = self._before(name, conversation)
         self._roots[name] = conversation
@@ -180,6 +185,7 @@ class Roots:
         del self._saved[name]
         self._awake.pop(name, None)
         conversation._chain = None
+        self._asleep[name] = conversation
         shelf.account.sleep(conversation._line)
         return True
 
@@ -216,8 +222,14 @@ class Roots:
         def read() -> Fetched:
             return fetch(archive, self._manifest_of(conversation), self._is_here)
 
-        fetched = await asyncio.get_running_loop().run_in_executor(self._store.reader(), read)
-        await self._store.wait_room()
+        # The room is kept free from now on: others who wake must not count on it too.
+        await self._store.wait_room(conversation.size)
+        account = self._store.shelf.account
+        account.charge += conversation.size
+        try:
+            fetched = await asyncio.get_running_loop().run_in_executor(self._store.reader(), read)
+        finally:
+            account.charge -= conversation.size
         name = conversation._line.name
         if conversation._chain is None:
             if name is not None and self._roots.get(name) is conversation:
@@ -238,16 +250,24 @@ class Roots:
         for name in list(itertools.islice(self._awake, LOOKED_AT)):
             if freed >= size:
                 break
-            conversation = self._roots[name]
+            conversation = self._roots.get(name)
+            if conversation is None or name not in self._awake:
+                # Gone meanwhile: what was written is taken note of in between.
+                continue
             chain = conversation._chain
-            if chain is None or name in self._pending or chain.tail.is_raw():
+            if chain is None or name in self._pending or chain.tail.touched:
                 # In use: another time.
                 self._stays_awake(name)
                 continue
             freed += chain.tail.charge() + sum(sealed.page.charge() for sealed in chain.pages)
             if not self.put_to_sleep(conversation, name):
-                self._write(name, conversation, conversation, then_sleep=True)
+                self._newest = self._write(name, conversation, conversation, then_sleep=True)
         return freed
+
+    def newest(self) -> Future[None] | None:
+        """Return the newest of the writes that let something sleep; None if it is over."""
+        newest = self._newest
+        return newest if newest is not None and not newest.done() else None
 
     def passivate_idle(self, rounds: int) -> None:
         """Let sleep what is on disk and was not used for so many rounds; each call is a round.
@@ -258,8 +278,8 @@ class Roots:
         if not self._store.has_home:
             return
         for name in list(itertools.takewhile(lambda n: self._round - self._awake[n] > rounds, self._awake)):
-            conversation = self._roots[name]
-            if not self.put_to_sleep(conversation, name):
+            conversation = self._roots.get(name)
+            if conversation is not None and name in self._awake and not self.put_to_sleep(conversation, name):
                 # It is being written, or in use in a version of its own: another day.
                 self._stays_awake(name)
 
@@ -325,12 +345,8 @@ class Roots:
                 self._go_back(name, pending.before)
             if pending.is_released and not failed:
                 self._let_go(name)
-        if (
-            then_sleep
-            and not failed
-            and not conversation.is_asleep
-            and not conversation._awake().tail.is_raw()
-        ):
+        chain = conversation._chain
+        if then_sleep and not failed and chain is not None and not chain.tail.touched:
             self.put_to_sleep(conversation, name)
 
     def _go_back(self, name: str, before: Conversation | None) -> None:
@@ -358,12 +374,13 @@ class Roots:
     # there; if nobody has, what is on disk is all there was of it.
     def _before(self, name: str, next: Conversation | None) -> Conversation | None:
         """Return what a name stood for, to be replaced; None for nothing, or what sleeps and nobody holds."""
-        if name not in self._roots:
-            return None
-        watched = ref(self._roots[name])
-        if self._roots[name].is_asleep and self._roots[name] is not next:
-            self._let_go(name)
-        before = watched()
+        before = self._roots.get(name)
+        if before is None or (before.is_asleep and before is not next):
+            del before
+            root = self._let_go(name)
+            del root
+            # Whoever still has it holds it; this does not.
+            before = self._asleep.get(name)
         if before is not None and before is not next and before.is_asleep:
             try:
                 before.wake()
@@ -372,12 +389,20 @@ class Roots:
                 raise
         return before
 
-    def _asleep(self, manifest: Manifest) -> Conversation:
+    def _refuse_foreign(self, name: str, conversation: Conversation) -> None:
+        store = self._store
+        if conversation.store is not store and (store.has_home or store.can_spill):
+            raise StoreError(
+                f"{conversation!r} is kept in another store and cannot be committed as {name!r} here. Make a copy: "
+                "Conversation(store, c.system, c.tools, c.meta).extend(c)."
+            )
+
+    def _stub_of(self, manifest: Manifest) -> Conversation:
         from avm.memory.conversation import Conversation
 
         shelf = self._store.shelf
         head = Head.of(self._store, self._known(manifest.system), self._known(manifest.tools))
-        return Conversation._stub(
+        stub = Conversation._stub(
             head,
             shelf.begin_line(manifest.size),
             manifest.name,
@@ -386,6 +411,8 @@ class Roots:
             manifest.size,
             manifest.meta,
         )
+        self._asleep[manifest.name] = stub
+        return stub
 
     def _known(self, known: Known | None) -> Blob | None:
         return self._store.shelf.cold_blob(*known) if known is not None else None

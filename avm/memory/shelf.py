@@ -64,6 +64,8 @@ class Shelf:
         self.cold_tails: dict[bytes, int] = {}
         self.notes: deque[Note] = deque()
         self.archive: Callable[[], Archive | None] = _no_archive
+        # Lets conversations sleep until so many bytes are free; None without a disk.
+        self.passivate: Callable[[int], None] | None = None
         # Called once when the account comes near the ceiling; whoever has made room sets `is_pressed` back.
         self.pressure: Callable[[], None] | None = None
         self.is_pressed = False
@@ -194,6 +196,9 @@ class Shelf:
         if self.account.charge + growth > limit:
             self.account.waits += 1
             self.tiers.make_room(growth, keep)
+            excess = self.account.charge + growth - limit
+            if excess > 0 and self.passivate is not None:
+                self.passivate(excess)
         # What the rest of a process leaves may be less than nothing can be done about; what was asked for may not.
         limit = self.asked if self.asked is not None else limit
         if self.account.charge + growth > limit:

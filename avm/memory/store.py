@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from avm.errors import MissingBlob, StoreError
+from avm.errors import ColdStoreError, MissingBlob, StoreError
 from avm.memory.account import StoreStatistics
 from avm.memory.blob import Blob, Body
 from avm.memory.ceiling import parse_size, rss_bytes
@@ -69,7 +69,7 @@ class Store:
         self._is_closed = False
         self._sweep: Sweep | None = None
         if spills:
-            self.shelf.archive = self.need_archive
+            self._can_spill()
 
     @classmethod
     def open(
@@ -318,7 +318,9 @@ class Store:
         # So much at a time: who is near the ceiling is told again, and the loop has other things to do too.
         excess = min(excess, SPILLED_AT_ONCE)
         excess -= self.roots.passivate(excess)
-        return shelf.tiers.spill(excess) if excess > 0 else shelf.tiers.newest()
+        # One thread writes in order: the newest of all is done last.
+        spilling = shelf.tiers.spill(excess) if excess > 0 else None
+        return spilling or shelf.tiers.newest() or self.roots.newest()
 
     @property
     def can_spill(self) -> bool:
@@ -330,8 +332,20 @@ class Store:
         self.shelf.limit = limit
 
     def sweep(self) -> None:
-        """Delete a slice of what is on disk and nobody needs, in the writer's thread. Call it about once a second."""
-        archive, last = self._archive, self._sweep
+        """Delete a slice of what is on disk and nobody needs, in the writer's thread. Call it about once a second.
+
+        It also looks whether the home is still there; once it is gone all commits fail.
+        """
+        archive, last, home = self._archive, self._sweep, self._home
+        if archive is not None and home is not None and not home.is_there():
+            archive.writer.refuse(
+                ColdStoreError(
+                    f"home {home.path} is gone: its directory was deleted, or another is in its place. What is written "
+                    "would be lost. Stop, and bring it back.",
+                    str(home.path),
+                )
+            )
+            return
         if archive is None or (last is not None and not last.future.done()):
             return
         self._sweep = archive.sweep(last.next if last is not None and last.next is not None else b"")
@@ -425,7 +439,19 @@ class Store:
             lambda: disk_bytes(home.path),
             self.shelf.tiers.finished.append,
         )
+        self._can_spill()
+
+    def _can_spill(self) -> None:
         self.shelf.archive = self.need_archive
+        self.shelf.passivate = self._passivate_here
+
+    def _passivate_here(self, size: int) -> None:
+        """Let conversations sleep until about `size` bytes are free, and wait for it."""
+        self.roots.passivate(size)
+        newest = self.roots.newest()
+        if newest is not None:
+            newest.result()
+        self.shelf.settle()
 
     def _dictionary(self, kind: str) -> Dictionary | None:
         return self.shelf.tiers.training(kind).dictionary

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from avm.memory.compression import SMALLEST, Dictionary, compress, decompress, forget_compressors
-from avm.memory.kept import NEVER, Kept
+from avm.memory.kept import COLD, NEVER, Kept
 from avm.memory.training import Trained, Training, train_on
 
 if TYPE_CHECKING:
@@ -78,8 +78,9 @@ class Tiers:
         self._shelf = shelf
         self._hot: list[ref[Kept]] = []
         self._crowded = 1000
-        # What is warm, in the order in which it became so: the first has been idle for longest.
+        # What may go to disk, in the order in which it became idle: what is warm, and what does not shrink.
         self._warm: deque[ref[Kept]] = deque()
+        self._many = 1000
         self._stale: list[ref[Kept]] = []
         self._quiet_rounds = 0
         # Handed to a thread; what threads have finished waits to be taken in by the store's own.
@@ -131,6 +132,7 @@ class Tiers:
 
     def compress(self, objects: Iterable[Kept]) -> None:
         """Compress some objects here and now, used or not."""
+        # What a thread has been handed is not waited for: whoever is first has done it.
         for batch in _batches([kept for kept in objects if self._is_worth_it(kept)]):
             for kept in batch:
                 kept.touched = False
@@ -149,7 +151,11 @@ class Tiers:
             if kept.touched:
                 kept.touched = False
                 kept.idle_since = now
-            elif now - kept.idle_since >= IDLE_SECONDS and self._is_worth_it(kept):
+            elif (
+                now - kept.idle_since >= IDLE_SECONDS
+                and id(kept) not in self._out
+                and self._is_worth_it(kept)
+            ):
                 work.append(kept)
                 size += kept.size
                 oldest = min(oldest, kept.idle_since)
@@ -158,7 +164,7 @@ class Tiers:
 
     def _is_worth_it(self, kept: Kept) -> bool:
         """Tell whether to try to compress it; drops what is quickly made again."""
-        if not kept.is_raw() or kept.size < SMALLEST or id(kept) in self._out:
+        if not kept.is_raw() or kept.size < SMALLEST:
             return False
         if kept.idle_since == NEVER and not kept.touched:
             return False
@@ -210,6 +216,7 @@ class Tiers:
             return
         if len(made.record) > WORTH * made.size:
             kept.idle_since = NEVER
+            self._list(kept)
             return
         shelf.account.strike(kept)
         kept.packed, kept.dictionary = made.record, made.dictionary
@@ -217,7 +224,17 @@ class Tiers:
         kept.unload(made.size)
         shelf.account.enter(kept)
         shelf.account.compressions += 1
-        self._warm.append(ref(kept))
+        self._list(kept)
+
+    def _list(self, kept: Kept) -> None:
+        """Put something at the end of what may leave RAM, which is kept free of what has gone from it."""
+        warm = self._warm
+        if len(warm) >= self._many:
+            self._warm = warm = deque(
+                {id(there): found for found in warm if _may_leave(there := found())}.values()
+            )
+            self._many = max(1000, 2 * len(warm))
+        warm.append(ref(kept))
 
     def _forget_forms(self, kept: Kept) -> None:
         if kept.KIND == "blob":
@@ -294,9 +311,10 @@ class Tiers:
         writes: list[Kept] = []
         while freed < size and self._warm:
             kept = self._warm.popleft()()
-            if kept is None or kept.packed is None:
+            if not _may_leave(kept):
                 continue
-            freed += len(kept.packed) + 48
+            assert kept is not None
+            freed += kept.stored() + 48
             kept.touched = False
             if kept.saved:
                 self._drop(kept)
@@ -309,19 +327,24 @@ class Tiers:
     def _write(self, writes: list[Kept]) -> Future[None]:
         archive = self._shelf.archive()
         assert archive is not None
-        taken_down = [kept.packed for kept in writes]
-        size = sum(len(record) + 48 for record in taken_down if record is not None)
+        taken_down = [(kept.packed, kept.size) for kept in writes]
+        size = sum(kept.stored() + 48 for kept in writes)
         self._spilling += size
-        save = archive.save(writes, lambda save: self._written(archive, save, writes, taken_down))
+        save = archive.save(writes, lambda save: self._written(archive, save, writes, taken_down, size))
         self._newest = save.future
         return save.future
 
     def _written(
-        self, archive: Archive, save: SaveContent, writes: list[Kept], taken_down: list[bytes | None]
+        self,
+        archive: Archive,
+        save: SaveContent,
+        writes: list[Kept],
+        taken_down: list[tuple[bytes | None, int]],
+        size: int,
     ) -> None:
-        self._spilling -= sum(len(record) + 48 for record in taken_down if record is not None)
-        for number, (kept, record) in enumerate(zip(writes, taken_down, strict=True)):
-            is_same = kept.packed is record
+        self._spilling -= size
+        for number, (kept, (record, length)) in enumerate(zip(writes, taken_down, strict=True)):
+            is_same = kept.packed is record and kept.size == length and kept.tier() != COLD
             if not save.has_failed and is_same:
                 self._shelf.rely_on(kept, save.keys[number])
             if not save.has_failed and kept.KIND == "tail":
@@ -329,7 +352,7 @@ class Tiers:
             if not is_same:
                 continue
             if save.has_failed or kept.touched:
-                self._warm.append(ref(kept))
+                self._list(kept)
             else:
                 self._drop(kept)
 
@@ -342,6 +365,9 @@ class Tiers:
         shelf = self._shelf
         with shelf.lock:
             shelf.account.strike(kept)
+            if kept.is_raw():
+                self._forget_forms(kept)
+                kept.unload(kept.size)
             kept.packed = kept.dictionary = None
             shelf.account.enter(kept)
             shelf.account.spills += 1
@@ -355,6 +381,8 @@ class Tiers:
             self._spill_here(max(need, min(SPILLED_AT_ONCE, before // 8)))
             if not shelf.fits(growth):
                 self._squeeze(need, keep)
+                # What was found not to shrink may leave now.
+                self._spill_here(need)
             shelf.settle()
             if shelf.account.charge >= before:
                 return
@@ -381,6 +409,15 @@ class Tiers:
 def _content(kept: Kept) -> bytes | None:
     packed = kept.packed
     return decompress(packed, kept.dictionary) if packed is not None else kept.snapshot()
+
+
+def _may_leave(kept: Kept | None) -> bool:
+    if kept is None:
+        return False
+    if not kept.is_raw():
+        return kept.packed is not None
+    # It did not shrink, was not used since, and nobody holds it besides us.
+    return kept.idle_since == NEVER and not kept.touched and kept.can_unload()
 
 
 def _is_hot(kept: Kept | None) -> bool:

@@ -7,10 +7,12 @@ told at once. All work that takes long is done beside the loop (S96).
 
 from __future__ import annotations
 
+import gc
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 from avm.actors import Actor, event, on
+from avm.errors import StoreError
 from avm.memory import Ceiling, Store, format_size, trim_heap
 
 _log = logging.getLogger("avm")
@@ -78,6 +80,8 @@ class StoreKeeper(Actor):
         ceiling = self.ceiling
         if ceiling is None or not ceiling.check():
             return
+        # What a failed turn had made hangs in circles of errors and frames; the collector of a VM comes late by itself.
+        gc.collect(1)
         self.threads.submit(trim_heap)
         if ceiling.is_exceeded and not self.has_warned:
             self.has_warned = True
@@ -92,12 +96,15 @@ class StoreKeeper(Actor):
 
     # What cannot be written stays in RAM and is tried again; whoever needs the room gets the error himself.
     def _spill(self) -> None:
-        future = self.store.spill()
+        try:
+            future = self.store.spill()
+        except StoreError as error:
+            self._complain(error)
+            return
         if future is not None:
-            future.add_done_callback(self._complain)
+            future.add_done_callback(lambda done: self._complain(done.exception()))
 
-    def _complain(self, future: Future[None]) -> None:
-        error = future.exception()
+    def _complain(self, error: BaseException | None) -> None:
         if error is not None and str(error) != self.complaint:
             self.complaint = str(error)
             _log.warning("what is idle cannot leave RAM: %s", error)

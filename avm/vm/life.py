@@ -77,7 +77,7 @@ class Life:
         kernel, parts = self.kernel, self.parts
         if self.store is not None:
             # After all else: what the last handlers committed is written then.
-            self._resources.callback(self.store.close)
+            self._resources.push_async_callback(self._close_store, self.store)
         await self._resources.enter_async_context(kernel)
         kernel.services["router"] = Router(kernel, store=self.store)
         kernel.on_interrupt = self._interrupted_within
@@ -223,6 +223,18 @@ class Life:
             for each in reversed(below):
                 each.kill()
             return late
+
+    # The disk may take its time, and the loop goes on meanwhile.
+    async def _close_store(self, store: Store) -> None:
+        archive = store.need_archive() if store.has_archive else None
+        if archive is not None:
+            closing = self.kernel.loop.run_in_executor(None, archive.writer.close)
+            while not closing.done():
+                _, waiting = await asyncio.wait([closing], timeout=self._stop_timeout)
+                if waiting:
+                    _log.warning("what was committed waits for the disk: %s", archive.path)
+            closing.exception()
+        store.close()
 
     # Looking at it.
 

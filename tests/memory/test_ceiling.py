@@ -134,20 +134,20 @@ def full_store(size=10 * MB):
     return store, blob
 
 
-def test_the_store_may_grow_by_what_is_left_below_nine_tenths_of_the_ceiling():
+def test_the_store_may_grow_by_half_of_what_is_left_below_the_target():
     store, blob = full_store()
     account = store.statistics().account_bytes
 
     assert not Ceiling(store, 100 * MB, rss=Measured(60 * MB)).check()
 
-    assert store.limit == account + 30 * MB
+    assert store.limit == account + 12.5 * MB
     assert blob.size == 10 * MB
 
 
 def test_between_the_target_and_the_alarm_the_store_may_not_grow_and_need_not_shrink():
     store, blob = full_store()
 
-    assert Ceiling(store, 100 * MB, rss=Measured(93 * MB)).check(), "but the heap is to be trimmed"
+    assert Ceiling(store, 100 * MB, rss=Measured(88 * MB)).check(), "but the heap is to be trimmed"
 
     assert store.limit == store.statistics().account_bytes
     assert blob.size == 10 * MB
@@ -156,7 +156,7 @@ def test_between_the_target_and_the_alarm_the_store_may_not_grow_and_need_not_sh
 def test_above_the_alarm_the_store_is_to_shrink_by_what_is_too_much():
     store, blob = full_store()
 
-    assert Ceiling(store, 100 * MB, rss=Measured(96 * MB)).check()
+    assert Ceiling(store, 100 * MB, rss=Measured(91 * MB)).check()
 
     assert store.limit == store.statistics().account_bytes - 6 * MB
     assert blob.size == 10 * MB

@@ -150,6 +150,15 @@ class Home:
         """The folder of large files; it is there as soon as the first has been taken."""
         return self.path / "files"
 
+    def is_there(self) -> bool:
+        """Tell whether the directory is still the one that was opened: not deleted, and no other in its place."""
+        if self._lock is None:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._lock), os.stat(self.path / LOCK))
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Let go of the lock; a scratch home is removed. May be called again."""
         if self._end is not None:

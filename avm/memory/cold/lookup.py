@@ -75,8 +75,8 @@ class Lookup:
             wrong = "damaged" if isinstance(error, CorruptBlob) else "not as this avm writes it"
             raise CorruptBlob(f"its manifest is {wrong}", "", self.path) from error
 
-    def tail(self, manifest: Manifest) -> Content:
-        """Return the tail of a conversation as one run.
+    def tail(self, manifest: Manifest) -> tuple[Content, bytes]:
+        """Return the tail of a conversation as one run, and the check of its pieces.
 
         Raises:
             MissingBlob, CorruptBlob, ColdStoreError: it cannot be read. Of a segment the error names no digest.
@@ -89,7 +89,8 @@ class Lookup:
                 raise CorruptBlob(f"its segment {number} is missing", "", self.path)
             found.append(self.unpack(b"", value, f"its segment {number}"))
         run = JOINT.join([each.content for each in found])
-        return Content(RUN, run, tuple([known for each in found for known in each.blobs]))
+        whole = Content(RUN, run, tuple([known for each in found for known in each.blobs]))
+        return whole, records.check_of(found)
 
     def settled(self, id: bytes, look: Callable[[Manifest | None], T]) -> T | None:
         """Return what `look` finds of a conversation, while its manifest stays as it is.

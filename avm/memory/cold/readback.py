@@ -20,7 +20,6 @@ from avm.memory.cold.tables import Progress, Tables, silent
 from avm.memory.digest import decode, encode
 from avm.memory.fragment import Message
 from avm.memory.head import NOTHING
-from avm.memory.page import run_key
 
 
 @attrs.frozen(slots=True)
@@ -51,8 +50,8 @@ def read_back(lookup: Lookup, id: bytes) -> ReadBack | None:
 
 def _read(lookup: Lookup, manifest: Manifest) -> ReadBack:
     pages = {page.key: lookup.content(page.key) for page in manifest.pages}
-    tail = lookup.tail(manifest)
-    wrong = compare(lookup, manifest, lambda key, root: Stretch.of(lookup, pages[key], root), tail)
+    tail, check = lookup.tail(manifest)
+    wrong = compare(lookup, manifest, lambda key, root: Stretch.of(lookup, pages[key], root), tail, check)
     if wrong:
         raise CorruptBlob(wrong, manifest.root.hex(), lookup.path)
     system, tools = [
@@ -123,12 +122,17 @@ class Stretch:
 
 
 def compare(
-    lookup: Lookup, manifest: Manifest, page_of: Callable[[bytes, bytes], Stretch], tail: Content
+    lookup: Lookup,
+    manifest: Manifest,
+    page_of: Callable[[bytes, bytes], Stretch],
+    tail: Content,
+    check: bytes,
 ) -> str:
     """Say in what a conversation is not what its manifest says; empty if it is.
 
     Args:
         page_of: returns what the page of a digest does behind a root.
+        check: that of the tail as it was read.
     """
     root, size = _begin(manifest)
     length = 0
@@ -141,7 +145,7 @@ def compare(
         bodies.extend(stretch.bodies)
     if (manifest.tail_first, manifest.tail_root, manifest.tail_base) != (length, root, size):
         return "its tail does not begin where its pages end"
-    if run_key(tail.content, [known[0] for known in tail.blobs]) != manifest.tail_key:
+    if check != manifest.tail_key:
         return "its tail is not what was committed"
     stretch = Stretch.of(lookup, tail, root)
     return _compare_ends(

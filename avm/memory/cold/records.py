@@ -8,7 +8,7 @@ content: its root, its pages in order, and where its tail begins. Sixteen bytes 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -215,7 +215,7 @@ class Manifest:
     """One conversation on disk.
 
     Attributes:
-        tail_key: the digest of the tail, which is its check.
+        tail_key: the check of the tail: a digest over those of its pieces, in order.
         start: the digest of a record that holds the beginning of the tail; None if it begins with its segments.
         segments: how many segments follow, numbered from 0.
         blobs: digests of the bodies of all messages.
@@ -290,6 +290,24 @@ def name_of(value: bytes) -> str:
 def conversation_id(name: str) -> bytes:
     """Return what a conversation's rows are found by: 16 bytes made of its name, whatever its length."""
     return blake3(name.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def next_check(check: bytes, run: bytes, names: Sequence[bytes]) -> bytes:
+    """Return the check of a tail after one more piece of it: the start, or a segment.
+
+    Args:
+        check: that of the pieces before it; empty for the first.
+        names: digests of the bodies in `run`.
+    """
+    return blake3(check + run_key(run, names)).digest()
+
+
+def check_of(pieces: Iterable[Content]) -> bytes:
+    """Return the check of a tail in pieces; empty for none."""
+    check = b""
+    for piece in pieces:
+        check = next_check(check, piece.content, [known[0] for known in piece.blobs])
+    return check
 
 
 def segment_key(id: bytes, number: int) -> bytes:

@@ -198,7 +198,7 @@ class _Verification:
         if manifest is None:
             return ""
         try:
-            return compare(self._lookup, manifest, self._stretch, self._lookup.tail(manifest))
+            return compare(self._lookup, manifest, self._stretch, *self._lookup.tail(manifest))
         except MissingBlob:
             # Told of the record, with how many conversations need it.
             return ""

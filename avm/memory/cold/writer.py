@@ -23,6 +23,9 @@ from avm.memory.cold.coldstore import Change, ColdStore
 GROUP = 256
 """Writes in one commit at most: a group must not hold up those behind it for long."""
 
+GROUP_BYTES = 4 << 20
+"""Bytes of values in one commit, but for those of a single write: they are in RAM until it is done."""
+
 
 class Write(Protocol):
     """Something to be written."""
@@ -69,6 +72,7 @@ class Writer:
         self._waiting: deque[Entry] = deque()
         self._change = threading.Condition()
         self._is_closing = False
+        self._refusal: ColdStoreError | None = None
         # Why something that was handed in before it was closed could not be written.
         self._unwritten: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="avm-writer", daemon=True)
@@ -92,6 +96,7 @@ class Writer:
         # A write cannot be taken back: those behind it may build on it.
         future.set_running_or_notify_cancel()
         with self._change:
+            self.require()
             if self._is_closing:
                 raise ColdStoreError(
                     f"{self._cold.path} is closed; nothing can be written to it.", self._cold.path
@@ -99,6 +104,15 @@ class Writer:
             self._waiting.append(Entry(write, future, then, time.perf_counter()))
             self._change.notify()
         return future
+
+    def require(self) -> None:
+        """Raise the error of `refuse`, if there is one."""
+        if self._refusal is not None:
+            raise self._refusal
+
+    def refuse(self, error: ColdStoreError) -> None:
+        """Take nothing any more: whoever hands something in gets this error."""
+        self._refusal = error
 
     def close(self) -> None:
         """Write what waits, and end the thread. May be called again.
@@ -139,24 +153,43 @@ class Writer:
         return group
 
     def _write(self, group: list[Entry]) -> None:
-        try:
-            changes: list[Change] = []
-            for entry in group:
-                changes.extend(entry.write.changes())
-            self._cold.commit(changes)
-        except Exception as error:
-            if len(group) > 1:
-                for entry in group:
-                    self._write([entry])
+        waiting = deque(group)
+        while waiting:
+            part: list[Entry] = []
+            try:
+                self._cold.commit(self._changes(waiting, part))
+            except Exception as error:
+                self._write_apart(part, error)
             else:
-                group[0].write.failed()
-                # Content and sweeps have no name; nobody was promised that they are written.
-                if self._is_closing and group[0].write.name:
-                    self._unwritten = error
-                group[0].over(error)
+                self._done(part)
+
+    def _changes(self, waiting: deque[Entry], part: list[Entry]) -> list[Change]:
+        """Return the changes of those that wait, until they are many bytes; moves them to `part`."""
+        changes: list[Change] = []
+        size = 0
+        while waiting and size < GROUP_BYTES:
+            part.append(waiting.popleft())
+            made = part[-1].write.changes()
+            changes.extend(made)
+            size += sum([len(value) for _, _, value in made if value is not None])
+        return changes
+
+    def _write_apart(self, part: list[Entry], error: Exception) -> None:
+        """Find out what it was that could not be written."""
+        if len(part) > 1:
+            for entry in part:
+                self._write([entry])
             return
+        for entry in part:
+            entry.write.failed()
+            # Content and sweeps have no name; nobody was promised that they are written.
+            if self._is_closing and entry.write.name:
+                self._unwritten = error
+            entry.over(error)
+
+    def _done(self, part: list[Entry]) -> None:
         ended = time.perf_counter()
-        for entry in group:
+        for entry in part:
             entry.write.written()
             self.latencies.add(ended - entry.began)
             entry.over(None)

@@ -89,8 +89,8 @@ class SaveContent:
 class Saved:
     """What is on disk of a conversation that is awake: its tail, how far that has been written, and as what.
 
-    It is handed on before it is written, so that the next commit need not wait; `start` is set when it is, and `failed`
-    if it never will be.
+    It is handed on before it is written, so that the next commit need not wait; `start` and `check` are set when it is,
+    and `failed` if it never will be.
     """
 
     tail: Tail
@@ -98,6 +98,7 @@ class Saved:
     bodies: int
     segments: int
     start: bytes | None
+    check: bytes
     failed: bool = False
 
 
@@ -130,7 +131,6 @@ class Commit:
         self._version = version
         self._saved = saved
         # The tail goes on growing, or changes its tier; what is to be written of it is taken down now.
-        self._form = tail.form(chain.end)
         self._run_blobs = tail.blobs[: chain.bodies]
         self._bodies = chain.bodies_of_all()
         self._content = SaveContent(archive, self._unsaved())
@@ -139,10 +139,11 @@ class Commit:
         self._begin, self._first_blob, before = 0, 0, 0
         if saved is not None and not self._merges:
             self._begin, self._first_blob, before = saved.end, saved.bodies, saved.segments
+        self._form = tail.form(self._begin, chain.end)
         self._has_own_start = saved is None and chain.end >= START
         self._adds_segment = chain.end > self._begin and not self._has_own_start
         self._segments = before + self._adds_segment
-        self.after = Saved(tail, chain.end, chain.bodies, self._segments, None)
+        self.after = Saved(tail, chain.end, chain.bodies, self._segments, None, b"")
 
     def _unsaved(self) -> list[Piece]:
         head = self._version.head
@@ -169,25 +170,27 @@ class Commit:
                 self._archive.path,
             )
         changes = self._content.changes()
-        run = self._unpack()
-        key = run_key(run, [blob.key for blob in self._run_blobs])
-        if self._has_own_start:
-            self.after.start = key
-        elif saved is not None and not self._merges:
-            self.after.start = saved.start
-        manifest = self._manifest(key)
+        added = self._unpack()
+        blobs = self._run_blobs[self._first_blob :]
+        if saved is not None and not self._merges:
+            self.after.start, self.after.check = saved.start, saved.check
+        if added:
+            names = [blob.key for blob in blobs]
+            self.after.start = run_key(added, names) if self._has_own_start else self.after.start
+            self.after.check = records.next_check(self.after.check if self._begin else b"", added, names)
+        manifest = self._manifest()
         if saved is None:
             targets = manifest.targets()
             changes.extend(leave(self._id, stored(self._archive, self._id), targets))
-            if self._has_own_start:
-                changes.append(("record", key, self._added(run, changes)))
+            if self._has_own_start and self.after.start is not None:
+                changes.append(("record", self.after.start, self._added(added, changes)))
         else:
             targets = {blob.key for blob in self._run_blobs[saved.bodies :]}
             if self._merges:
                 changes.extend(self._leave_tail(saved, manifest))
         if self._adds_segment:
             number = self._segments - 1
-            changes.append(("segment", records.segment_key(self._id, number), self._added(run, changes)))
+            changes.append(("segment", records.segment_key(self._id, number), self._added(added, changes)))
         changes.extend(("edge", key + self._id, b"") for key in targets)
         changes.append(("conversation", self._id, records.encode_manifest(manifest)))
         return changes
@@ -199,19 +202,20 @@ class Commit:
             yield "edge", saved.start + self._id, None
 
     def _unpack(self) -> bytes:
-        """Return this version's part of the tail."""
+        """Return what is added to the tail."""
         form, is_packed, dictionary = self._form
-        return decompress(form, dictionary)[: self._version.chain.end] if is_packed else form
+        if is_packed:
+            form = decompress(form, dictionary)[self._begin : self._version.chain.end]
+        return form[len(JOINT) :] if self._begin else form
 
     def _added(self, run: bytes, changes: list[Change]) -> bytes:
         """Return the record of what is added to the tail."""
-        run = run[self._begin + len(JOINT) if self._begin else 0 :]
         dictionary = self._archive.choose(Page.KIND)
         value, used = records.encode_run(run, self._run_blobs[self._first_blob :], dictionary)
         self._content.need(used, changes)
         return value
 
-    def _manifest(self, key: bytes) -> Manifest:
+    def _manifest(self) -> Manifest:
         version, tail = self._version, self._version.chain.tail
         return Manifest(
             name=version.name,
@@ -225,7 +229,7 @@ class Commit:
             tail_first=tail.first,
             tail_root=tail.root,
             tail_base=tail.base,
-            tail_key=key,
+            tail_key=self.after.check,
             start=self.after.start,
             segments=self._segments,
             blobs=tuple([blob.key for blob in self._bodies]),
