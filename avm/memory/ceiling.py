@@ -2,8 +2,8 @@
 
 The promise of `memory="16GB"` is about the whole process: what the system says it takes, its RSS, stays below. The
 store knows what its own objects take, but not the interpreter, the actors, or what lies between objects on the heap.
-So that is compared once a second: the store may grow by half of what is left below 85 % of the ceiling, and is to
-shrink by what the process takes too much.
+So that is compared once a second: the store may grow by what is left below 85 % of the ceiling, and is to shrink by
+what the process takes too much.
 """
 
 from __future__ import annotations
@@ -103,15 +103,21 @@ class Ceiling:
             Whether the process takes more than it is brought to: the heap is to be trimmed.
         """
         limit, taken = self.limit, self._rss()
-        headroom = int(limit * TARGET) - taken
-        is_near = headroom < 0
+        target = int(limit * TARGET)
+        headroom = target - taken
         self.is_exceeded = taken > limit
-        if taken <= limit * ALARM:
-            # Half of it: what comes in takes more for a moment than when it is kept.
-            headroom = max(headroom // 2, 0)
-        account = self._store.shelf.account.charge
-        self._store.limit_to(max(int(limit * LEAST), min(account + headroom, int(limit * TARGET))))
-        return is_near
+        shelf = self._store.shelf
+        account, before = shelf.account.charge, shelf.limit if shelf.limit is not None else target
+        if taken > limit * ALARM:
+            allowed = min(before, account) + headroom
+        else:
+            room = max(headroom, 0)
+            # What the store has given back is on the heap for it to take again, though RSS does not show it; so what it
+            # was allowed stands, a quarter above what it has. What comes in takes more for a moment than when it is
+            # kept; so it is allowed only half of the rest.
+            allowed = max(account + room // 2, min(before, account + account // 4 + room))
+        self._store.limit_to(max(int(limit * LEAST), min(allowed, target)))
+        return headroom < 0
 
 
 def trim_heap() -> bool:

@@ -126,7 +126,7 @@ def needs_dictionary(record: bytes) -> bool:
 def train(samples: Sequence[bytes]) -> Dictionary | None:
     """Make a dictionary of what samples have in common; None if there is too little of it. Takes 0.1-0.3 s of CPU."""
     try:
-        trained = zstandard.train_dictionary(DICTIONARY_SIZE, list(samples), k=2048, d=8, level=LEVEL)
+        trained = zstandard.train_dictionary(DICTIONARY_SIZE, list(samples), k=2048, d=8, f=18, level=LEVEL)
     except zstandard.ZstdError:
         return None
     made = Dictionary(trained.as_bytes())

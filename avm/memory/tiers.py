@@ -38,6 +38,9 @@ PATIENCE = 5.0
 DICTIONARY_SHARE = 8
 """How many times a dictionary there must be room for, or it is not worth what it takes."""
 
+TRAINING_ROOM = 8 << 20
+"""Bytes that training takes for a moment; where there is no such room it waits until there is."""
+
 WORTH = 0.98
 """A record must be this much smaller than its content, or the content stays raw."""
 
@@ -257,6 +260,8 @@ class Tiers:
     # Dictionaries.
 
     def _train(self, training: Training, executor: Executor | None) -> None:
+        if not self._shelf.fits(TRAINING_ROOM):
+            return
         samples = training.samples(_content)
         if samples is None:
             return

@@ -137,6 +137,7 @@ def full_store(size=10 * MB):
 def test_the_store_may_grow_by_half_of_what_is_left_below_the_target():
     store, blob = full_store()
     account = store.statistics().account_bytes
+    store.limit_to(account)
 
     assert not Ceiling(store, 100 * MB, rss=Measured(60 * MB)).check()
 
@@ -144,12 +145,26 @@ def test_the_store_may_grow_by_half_of_what_is_left_below_the_target():
     assert blob.size == 10 * MB
 
 
-def test_between_the_target_and_the_alarm_the_store_may_not_grow_and_need_not_shrink():
+def test_what_it_was_allowed_stands_while_the_process_takes_no_more_than_it_may():
+    """What it spilled is free on the heap, and RSS does not show that."""
     store, blob = full_store()
+    account = store.statistics().account_bytes
+    store.limit_to(account + MB)
 
     assert Ceiling(store, 100 * MB, rss=Measured(88 * MB)).check(), "but the heap is to be trimmed"
 
-    assert store.limit == store.statistics().account_bytes
+    assert store.limit == account + MB
+    assert blob.size == 10 * MB
+
+
+def test_what_it_was_allowed_and_never_took_is_given_to_the_rest_of_the_process():
+    store, blob = full_store()
+    account = store.statistics().account_bytes
+    store.limit_to(80 * MB)
+
+    Ceiling(store, 100 * MB, rss=Measured(85 * MB)).check()
+
+    assert store.limit == account + account // 4
     assert blob.size == 10 * MB
 
 
