@@ -217,7 +217,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 while not self._stopping:
                     self._run_once()
         finally:
-            self._hooks = sys.get_asyncgen_hooks()
+            # A plain tuple: the collector does not look into the kind of tuple it is, and this one is in a circle.
+            self._hooks = tuple(sys.get_asyncgen_hooks())
             self._stopping = False
             self._thread_id = None
             events._set_running_loop(None)

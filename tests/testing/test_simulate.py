@@ -7,6 +7,7 @@ import gc
 import logging
 import random
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -526,3 +527,17 @@ def test_actors_that_never_rest_are_an_error_and_are_ended(
     assert sim.loop.is_closed()
     assert gc.isenabled()
     assert gc.get_freeze_count() == frozen
+
+
+def test_a_simulation_that_is_over_is_gone():
+    """What it was made of is in circles, and the collector sees all of them."""
+
+    def play():
+        with simulate(child("shelf", Shelf)) as sim:
+            sim.ask("shelf", Get())
+            return weakref.ref(sim.world)
+
+    world = play()
+    gc.collect()
+
+    assert world() is None
