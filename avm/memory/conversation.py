@@ -152,11 +152,17 @@ class Conversation:
                 line, version = shelf.begin_line(0), 0
             else:
                 line.version = version
-            grown = self._with(chain, line, version)
+            # As `_with`, written out: this is done for each message.
+            grown = object.__new__(Conversation)
+            grown._head = self._head
+            grown._chain = chain
             grown._root = step(self._root, made, blobs)
-            grown._length += 1
-            grown._size += raw_size(made, blobs)
-            shelf.account.hold(line, grown._size)
+            grown._length = self._length + 1
+            grown._size = size = self._size + raw_size(made, blobs)
+            grown._line = line
+            grown._version = version
+            grown._meta = self._meta
+            shelf.account.hold(line, size)
             for blob in blobs:
                 blob.belongs()
         return grown

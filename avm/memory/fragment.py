@@ -52,7 +52,7 @@ def encode(message: Mapping[str, Any], put: Callable[[str], Blob]) -> tuple[byte
     Raises:
         TypeError, ValueError: something in it is not JSON, so it would not come back as it is; says where.
     """
-    if not isinstance(message, Mapping):
+    if type(message) is not dict and not isinstance(message, Mapping):
         raise TypeError(
             f"message is a {type(message).__qualname__}; a message is a dict, as {{'role': 'user', ...}}."
         )
@@ -62,7 +62,7 @@ def encode(message: Mapping[str, Any], put: Callable[[str], Blob]) -> tuple[byte
         fragment = _encode(plain)
     except UnicodeEncodeError:
         fragment = _encode_surrogates(plain)
-    return fragment, tuple(put(body) for body in bodies)
+    return fragment, tuple([put(body) for body in bodies]) if bodies else ()
 
 
 def _plain(value: Any, bodies: list[str], where: str, depth: int) -> Any:
@@ -81,7 +81,9 @@ def _plain(value: Any, bodies: list[str], where: str, depth: int) -> Any:
             if type(key) is not str:
                 raise TypeError(f"{where} has the key {key!r}; keys of a message are str.")
             new = old
-            if type(old) is not str or len(old) * 4 >= BODY_SIZE:
+            if type(old) is not str or (
+                len(old) * 4 >= BODY_SIZE and (len(old) >= BODY_SIZE or not old.isascii())
+            ):
                 new = _plain(old, bodies, f"{where}[{key!r}]" if type(old) is not str else where, depth + 1)
             if new is not old:
                 if changed is None:
