@@ -229,7 +229,7 @@ class Conversation:
 
     @property
     def is_asleep(self) -> bool:
-        """Whether RAM holds no more of it than this stub: about 300 bytes. Any use reads it back."""
+        """Whether RAM holds no more of it than a stub: 300 bytes, and its name. Any use reads it back."""
         return self._chain is None
 
     def sleep(self) -> bool:
@@ -312,7 +312,7 @@ class Conversation:
         stub._size = size
         stub._line = line
         stub._version = 0
-        stub._meta = meta
+        stub._meta = meta if meta != NO_META else NO_META
         line.name = name
         head.store.shelf.account.sleep(line)
         return stub

@@ -18,7 +18,7 @@ class Line:
     __slots__ = ("asleep", "held", "name", "shelf", "version")
 
     OVERHEAD = 300
-    """Bytes of a line with one `Conversation` that is asleep, measured."""
+    """Bytes of a line and its `Conversation`, from the layout of both; RSS of an awake one agrees with the sum."""
 
     KIND, BEGUN = "line", "begun"
     """What notes of its end and its beginning are called."""

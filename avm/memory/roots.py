@@ -69,7 +69,7 @@ class Roots:
         self._roots: dict[str, Conversation] = {}
         # Those that are awake, the one committed or woken longest ago first, with the round in which that was.
         self._awake: dict[str, int] = {}
-        # Those that sleep, by the name they are read back by; also when that is no root any more and somebody has them.
+        # Those that sleep and are no root any more, by the name they are read back by, while somebody has them.
         self._asleep: WeakValueDictionary[str, Conversation] = WeakValueDictionary()
         self._newest: Future[None] | None = None
         self._round = 0
@@ -100,7 +100,7 @@ class Roots:
             archive = self._store.need_archive()
             manifest = archive.manifest(name)
             if manifest is not None:
-                found = self._roots[name] = self._stub_of(manifest)
+                found = self._roots[name] = self._stub_of(name, manifest)
         return found
 
     def commit(self, name: str, conversation: Conversation) -> Future[None]:
@@ -185,7 +185,6 @@ class Roots:
         del self._saved[name]
         self._awake.pop(name, None)
         conversation._chain = None
-        self._asleep[name] = conversation
         shelf.account.sleep(conversation._line)
         return True
 
@@ -363,7 +362,10 @@ class Roots:
     def _let_go(self, name: str) -> Conversation | None:
         self._awake.pop(name, None)
         self._saved.pop(name, None)
-        return self._roots.pop(name, None)
+        root = self._roots.pop(name, None)
+        if root is not None and root.is_asleep:
+            self._asleep[name] = root
+        return root
 
     def _forget_over(self, name: str) -> None:
         self._forgotten[name] -= 1
@@ -397,7 +399,7 @@ class Roots:
                 "Conversation(store, c.system, c.tools, c.meta).extend(c)."
             )
 
-    def _stub_of(self, manifest: Manifest) -> Conversation:
+    def _stub_of(self, name: str, manifest: Manifest) -> Conversation:
         from avm.memory.conversation import Conversation
 
         shelf = self._store.shelf
@@ -405,13 +407,12 @@ class Roots:
         stub = Conversation._stub(
             head,
             shelf.begin_line(manifest.size),
-            manifest.name,
+            name,
             manifest.root,
             manifest.length,
             manifest.size,
             manifest.meta,
         )
-        self._asleep[manifest.name] = stub
         return stub
 
     def _known(self, known: Known | None) -> Blob | None:
