@@ -206,11 +206,6 @@ class Account:
         self.held += held
         self.charge += charge
 
-    def hold(self, line: Line, held: int) -> None:
-        """Change what the owner of a line would hold without the store."""
-        self.held += held - line.held
-        line.held = held
-
     def sleep(self, line: Line) -> None:
         """Take over that RAM holds no more than a stub of a line: it counts as held when it is back."""
         line.asleep = True

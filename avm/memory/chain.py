@@ -176,8 +176,9 @@ def begin_tail(shelf: Shelf, first: int, root: bytes, base: int) -> Tail:
 def step(root: bytes, made: bytes, blobs: Sequence[Blob]) -> bytes:
     """Return the rolling root after one more message."""
     # Which body belongs where is said by the BODY bytes in the fragment, and where it ends by its last brace.
-    name = blake3(b"".join((made, *[blob.key for blob in blobs])) if blobs else made).digest()
-    return blake3(root + name).digest()
+    if blobs:
+        made = b"".join((made, *[blob.key for blob in blobs]))
+    return blake3(root + blake3(made).digest()).digest()
 
 
 def raw_size(made: bytes, blobs: Sequence[Blob]) -> int:

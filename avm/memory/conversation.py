@@ -87,6 +87,11 @@ class Conversation:
         return self._size
 
     @property
+    def prefix_size(self) -> int:
+        """Raw bytes of system prompt and tools alone."""
+        return self._head.size
+
+    @property
     def system(self) -> str:
         """The system prompt."""
         return self._head.system_text()
@@ -146,8 +151,11 @@ class Conversation:
         with shelf.lock:
             line, version = self._line, self._version + 1
             forks = self._version != line.version
-            before = (self._length, self._root, self._size)
-            chain = self._awake().push(shelf, made, blobs, before, forks)
+            root, length, size = self._root, self._length, self._size
+            chain = self._chain
+            if chain is None:
+                chain = self._awake()
+            chain = chain.push(shelf, made, blobs, (length, root, size), forks)
             if forks:
                 line, version = shelf.begin_line(0), 0
             else:
@@ -156,13 +164,14 @@ class Conversation:
             grown = object.__new__(Conversation)
             grown._head = self._head
             grown._chain = chain
-            grown._root = step(self._root, made, blobs)
-            grown._length = self._length + 1
-            grown._size = size = self._size + raw_size(made, blobs)
+            grown._root = step(root, made, blobs)
+            grown._length = length + 1
+            grown._size = size = size + (raw_size(made, blobs) if blobs else len(made))
             grown._line = line
             grown._version = version
             grown._meta = self._meta
-            shelf.account.hold(line, size)
+            shelf.account.held += size - line.held
+            line.held = size
             for blob in blobs:
                 blob.belongs()
         return grown

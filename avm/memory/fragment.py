@@ -56,6 +56,11 @@ def encode(message: Mapping[str, Any], put: Callable[[str], Blob]) -> tuple[byte
         raise TypeError(
             f"message is a {type(message).__qualname__}; a message is a dict, as {{'role': 'user', ...}}."
         )
+    if type(message) is dict and _is_plain(message, 0):
+        try:
+            return _encode(message), ()
+        except UnicodeEncodeError:
+            return _encode_surrogates(message), ()
     bodies: list[str] = []
     plain = _plain(message if type(message) is dict else dict(message), bodies, "message", 0)
     try:
@@ -63,6 +68,26 @@ def encode(message: Mapping[str, Any], put: Callable[[str], Blob]) -> tuple[byte
     except UnicodeEncodeError:
         fragment = _encode_surrogates(plain)
     return fragment, tuple([put(body) for body in bodies]) if bodies else ()
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Tell whether a dict or list is JSON with nothing to take out. False may also mean: look closer."""
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        value = value.values()
+    for old in value:
+        kind = type(old)
+        if kind is str:
+            if len(old) * 4 >= BODY_SIZE and (len(old) >= BODY_SIZE or not old.isascii()):
+                return False
+        elif kind is dict or kind is list:
+            if depth >= MAX_DEPTH or not _is_plain(old, depth + 1):
+                return False
+        elif old is not None and kind is not int and kind is not bool:
+            return False
+    return True
 
 
 def _plain(value: Any, bodies: list[str], where: str, depth: int) -> Any:

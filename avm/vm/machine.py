@@ -203,8 +203,7 @@ class VM:
         self.kernel.kill(dest)
 
     async def wait_stopped(self) -> None:
-        """Wait until the user's tree has ended, or the VM is told to stop. Leaving the block then says how.
-        Wait until the user's tree has ended, or the VM is told to stop. Leaving the block then says how."""
+        """Wait until the user's tree has ended, or the VM is told to stop. Leaving the block then says how."""
         await self._running.wait_stopped()
 
     # Looking at it.

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 from avm.errors import ColdStoreError
+from avm.memory.cold.checkpoint import Checkpoints
 from avm.memory.cold.coldstore import DISK_FULL, RESCUE, TABLES, Change, damaged, not_smaller, not_writable
 
 APPLICATION_ID = 0x41564D43
@@ -23,9 +24,9 @@ APPLICATION_ID = 0x41564D43
 # as large as its content instead of 1.14 times.
 PAGE_SIZE = 4096
 
-# A checkpoint takes the WAL into the file each 4 MB, which costs one commit 5 to 20 ms. A WAL that grew beyond, for one
-# large commit or a slow reader, is cut to 8 MB.
-CHECKPOINT_PAGES = 1024
+# What `Checkpoints` does each 4 MB, SQLite does itself where that lags behind, in a commit. A WAL that grew beyond, for
+# one large commit or a slow reader, is cut to 8 MB.
+CHECKPOINT_PAGES = 4096
 WAL_BYTES = 8 << 20
 
 # Free pages up to 4 MB are kept for the next commits. Of more, a commit gives back about what it deletes (a value of
@@ -77,7 +78,8 @@ class SqliteColdStore:
         self._writer: sqlite3.Connection | None = None
         try:
             if not read_only:
-                self._writer = self._open_to_write(durable)
+                writer = self._writer = self._open_to_write(durable)
+                self._checkpoints = Checkpoints(writer, lambda: self._connect_to_write(durable))
             self._reader = self._open_to_read()
         except BaseException as error:
             if self._writer is not None:
@@ -105,6 +107,7 @@ class SqliteColdStore:
                         execute(_PUT[table], (key, value))
                 self._give_back(self._writer, deleted)
                 execute("COMMIT")
+                self._checkpoints.committed(changes)
             except BaseException as error:
                 # SQLite may have rolled back by itself, as when the disk is full. A rollback that fails has ended the
                 # transaction too, and the first error says more.
@@ -161,12 +164,13 @@ class SqliteColdStore:
         with self._committing, self._reading:
             self._reader.close()
             if self._writer is not None:
+                self._checkpoints.close()
                 self._writer.close()
 
     # Opening.
 
     def _open_to_write(self, durable: bool) -> sqlite3.Connection:
-        connection = self._connect("mode=rwc")
+        connection = self._connect_to_write(durable)
         try:
             execute = connection.execute
             fresh = not self._is_ours(connection)
@@ -174,7 +178,6 @@ class SqliteColdStore:
                 # Both must be said before there is a first page.
                 execute(f"PRAGMA page_size = {PAGE_SIZE}")
                 execute("PRAGMA auto_vacuum = INCREMENTAL")
-            execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
             if (mode := execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
                 raise ColdStoreError(
                     f"{self.path}: the file system cannot do WAL mode (it stays in mode {mode!r}), as network drives "
@@ -227,6 +230,11 @@ class SqliteColdStore:
         except BaseException:
             connection.close()
             raise
+        return connection
+
+    def _connect_to_write(self, durable: bool) -> sqlite3.Connection:
+        connection = self._connect("mode=rwc")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
         return connection
 
     def _connect(self, query: str) -> sqlite3.Connection:
