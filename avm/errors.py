@@ -36,7 +36,9 @@ AVMError
  |   +- FileChanged             a large file is not what it was when it was put
  +- RemoteError               an error that happened beyond a boundary: its name and text
  +- ProviderError             a model call failed
- |   +- RateLimited, Overloaded, ProviderTimeout, ProviderConnection, ContextOverflow, Refused, BadOutput
+ |   +- RateLimited, Overloaded, ProviderTimeout, ProviderConnection, ProviderFailed: asked again
+ |   +- NotAuthorized, SpendLimitReached, InvalidRequest, ContextOverflow, Refused, BadOutput: not
+ |   +- ProviderUnavailable     the pool does not ask: too much has failed
  +- ToolError                 a tool failed, or was called wrongly
  +- ToolDefinitionError       (TypeError) a function that cannot be a tool, found at import
  +- TooManySteps              a turn that does not end
@@ -57,6 +59,11 @@ SpecWarning (UserWarning)       a tree that can be right but probably is not mea
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from avm.io.limits import RateLimits
 
 
 class AVMError(Exception):
@@ -316,13 +323,17 @@ class FileChanged(StoreError):
 
 
 class ProviderError(AVMError):
-    """A model call failed; `provider`, `model` and `request_id` say which."""
+    """A model call failed; `provider`, `model` and `request_id` say which.
+
+    `limits` is what the response said of the provider's limits, None if it said nothing or there was none.
+    """
 
     def __init__(self, message: str, provider: str = "", model: str = "", request_id: str = "") -> None:
         super().__init__(message)
         self.provider = provider
         self.model = model
         self.request_id = request_id
+        self.limits: RateLimits | None = None
 
 
 class RateLimited(ProviderError):
@@ -350,6 +361,32 @@ class ProviderTimeout(ProviderError, TimeoutError):
 
 class ProviderConnection(ProviderError, ConnectionError):
     """The provider could not be reached, or the line broke."""
+
+
+class ProviderFailed(ProviderError):
+    """500 and the like: something is wrong at the provider; `status` is HTTP's, 0 if there was none."""
+
+    def __init__(
+        self, message: str, provider: str = "", model: str = "", request_id: str = "", status: int = 0
+    ) -> None:
+        super().__init__(message, provider, model, request_id)
+        self.status = status
+
+
+class ProviderUnavailable(ProviderError):
+    """The pool does not ask the provider now: too many calls in a row failed; the last failure is the cause."""
+
+
+class NotAuthorized(ProviderError):
+    """401 or 403: the key is wrong, or may not do this."""
+
+
+class SpendLimitReached(ProviderError):
+    """The account's spending limit is reached; asking again does not help."""
+
+
+class InvalidRequest(ProviderError):
+    """400, 404, 413, 422: the provider cannot take the request as it is."""
 
 
 class ContextOverflow(ProviderError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from avm.actors.event import ATOMS, INLINE_LIMIT, seal
@@ -58,11 +59,12 @@ class PendingReply:
     gets ActorExited. For an event that nobody waits for, answering does nothing.
     """
 
-    __slots__ = ("_cell", "_future")
+    __slots__ = ("_cell", "_future", "_is_given")
 
     def __init__(self, cell: Cell, future: asyncio.Future[Any] | None) -> None:
         self._cell = cell
         self._future = future
+        self._is_given = False
 
     @classmethod
     def of_current(cls, cell: Cell) -> PendingReply:
@@ -84,6 +86,11 @@ class PendingReply:
         """Tell whether someone still waits for it."""
         return self._future is not None and not self._future.done()
 
+    def when_given_up(self, call: Callable[[], None]) -> None:
+        """Have a function called on the loop when whoever asked stops waiting before there is an answer."""
+        if self._future is not None:
+            self._future.add_done_callback(lambda _: None if self._is_given else call())
+
     def send(self, value: object = None) -> None:
         """Answer.
 
@@ -97,6 +104,7 @@ class PendingReply:
         if self._future.done():
             kernel.late_replies += 1
         else:
+            self._is_given = True
             self._future.set_result(sealed)
 
     def fail(self, error: BaseException) -> None:
@@ -106,5 +114,6 @@ class PendingReply:
         if self._future.done():
             self._cell.kernel.late_replies += 1
         else:
+            self._is_given = True
             self._future.set_exception(_harmless(error))
             self._future.exception()

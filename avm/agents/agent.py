@@ -13,7 +13,8 @@ goes out, and taken back when it fails. The next incarnation goes on from the la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -26,9 +27,11 @@ from avm.actors.ref import Ref
 from avm.actors.signals import LlmReply, ToolResult
 from avm.agents.transaction import make_transactions
 from avm.agents.turn import play_turn
-from avm.errors import ActorDead, ToolDefinitionError, ToolError, VMError
+from avm.errors import ActorDead, ProviderError, ToolDefinitionError, ToolError, VMError
 from avm.io.request import (
     MAX_TOKENS,
+    PLAIN,
+    CallPolicy,
     CallTool,
     Complete,
     Completion,
@@ -37,6 +40,7 @@ from avm.io.request import (
     ToolOutcome,
     encode_fragment,
 )
+from avm.io.stream import ModelStream, Piece, Restart
 from avm.memory import Conversation, Roots, Store
 from avm.supervision import Backoff
 from avm.tools import Tool, describe_all
@@ -60,6 +64,8 @@ class Agent(Actor):
         tools: what the model may call, made by `@tool`.
         max_steps: model replies in one turn before it is given up.
         max_tokens: of one reply.
+        params: further parameters of the Messages API for each call, such as `{"thinking": {...}}`.
+        policy: how the pool may serve the calls: what it may keep, share, put off or try elsewhere.
         reply_timeout: seconds to wait for the pool's reply to a model call, None for no limit.
         state: "resume" starts a new incarnation from the last committed conversation, "fresh" from none.
     """
@@ -69,6 +75,8 @@ class Agent(Actor):
     tools: Sequence[Tool] = ()
     max_steps: int = 50
     max_tokens: int = MAX_TOKENS
+    params: Mapping[str, Any] = {}
+    policy: CallPolicy = PLAIN
     reply_timeout: float | None = 600.0
     state: Literal["resume", "fresh"] = "resume"
 
@@ -82,6 +90,7 @@ class Agent(Actor):
     _in_turn: bool = False
     _sent: int = 0
     _front: Ref | None = None
+    _tool_gate: Ref | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -122,14 +131,22 @@ class Agent(Actor):
         Args:
             system: in place of the agent's own system prompt.
         """
-        request = ModelRequest(
-            model=self.model,
-            messages=(encode_fragment({"role": "user", "content": prompt}),),
-            system=self.system if system is None else system,
-            max_tokens=self.max_tokens,
-            agent=self.path,
-        )
-        return (await self._ask_pool(request)).text
+        return (await self._ask_pool(self._prompt(prompt, system))).text
+
+    async def stream(self, prompt: str, system: str | None = None) -> AsyncIterator[Piece | Restart]:
+        """As `complete`, but give the reply as it comes: pieces of text, and where it begins anew if it was cut.
+
+        Leaving the loop early stops the call.
+        """
+        stream = ModelStream()
+        asked = asyncio.ensure_future(self._ask_pool(self._prompt(prompt, system), stream))
+        # Whoever reads must hear it too if the pool itself is gone.
+        asked.add_done_callback(lambda done: _pass_on(done, stream))
+        try:
+            async for piece in stream:
+                yield piece
+        finally:
+            asked.cancel()
 
     @property
     def conversation(self) -> Conversation:
@@ -160,8 +177,8 @@ class Agent(Actor):
         described: list[dict[str, Any]] = msgspec.json.decode(self._tools_json() or b"[]")
         return Conversation(self._store(), self.system, described)
 
-    async def ask_model(self, conversation: Conversation) -> Completion:
-        """Make one model call with this conversation."""
+    async def ask_model(self, conversation: Conversation, stream: ModelStream | None = None) -> Completion:
+        """Make one model call with this conversation; `stream` hears the reply while it comes."""
         request = ModelRequest(
             model=self.model,
             conversation=conversation,
@@ -169,8 +186,10 @@ class Agent(Actor):
             tools=self._tools_json(),
             max_tokens=self.max_tokens,
             agent=self.path,
+            kind=type(self).__name__,
+            params=self._params_json(),
         )
-        return await self._ask_pool(request)
+        return await self._ask_pool(request, stream)
 
     async def ask_tool(self, call: ToolCall, position: int) -> ToolOutcome:
         """Make one tool call. Its failures are outcomes too: the model reads them and goes on."""
@@ -183,7 +202,7 @@ class Agent(Actor):
         request = CallTool(tool, call, self._priority(), self.path, "", position)
         try:
             with self.waiting(ToolResult(call.name)):
-                outcome: ToolOutcome = await self.ask(self._pool(), request, timeout=None)
+                outcome: ToolOutcome = await self.ask(self._tools(), request, timeout=None)
                 return outcome
         except ToolError as error:
             return ToolOutcome(call, str(error), failed=True)
@@ -231,12 +250,22 @@ class Agent(Actor):
         if roots is not None and conversation is not None:
             await roots.wake(conversation)
 
-    async def _ask_pool(self, request: ModelRequest) -> Completion:
+    async def _ask_pool(self, request: ModelRequest, stream: ModelStream | None = None) -> Completion:
         self._count_sent(request)
+        call = Complete(request, self._priority(), self.policy, stream)
         with self.waiting(LlmReply(request.model)):
-            return await self.ask(
-                self._pool(), Complete(request, self._priority()), timeout=self.reply_timeout
-            )
+            return await self.ask(self._pool(), call, timeout=self.reply_timeout)
+
+    def _prompt(self, prompt: str, system: str | None) -> ModelRequest:
+        return ModelRequest(
+            model=self.model,
+            messages=(encode_fragment({"role": "user", "content": prompt}),),
+            system=self.system if system is None else system,
+            max_tokens=self.max_tokens,
+            agent=self.path,
+            kind=type(self).__name__,
+            params=self._params_json(),
+        )
 
     def _priority(self) -> str:
         return self.effective_priority
@@ -244,14 +273,24 @@ class Agent(Actor):
     def _pool(self) -> Ref:
         front = self._front
         if front is None:
-            try:
-                front = self._front = self.service("io")
-            except KeyError:
-                raise VMError(
-                    f"{self.path} needs the I/O pool, and its VM has no service 'io'. Start it in a VM, or give the "
-                    "Kernel services={'io': ref of the pool's front}."
-                ) from None
+            front = self._front = self._needed("io", "the pool's front")
         return front
+
+    def _tools(self) -> Ref:
+        gate = self._tool_gate
+        if gate is None:
+            gate = self._tool_gate = self._needed("tools", "the tool gate")
+        return gate
+
+    def _needed(self, service: str, what: str) -> Ref:
+        try:
+            found: Ref = self.service(service)
+        except KeyError:
+            raise VMError(
+                f"{self.path} needs the I/O pool, and its VM has no service {service!r}. Start it in a VM, or give "
+                f"the Kernel services={{{service!r}: ref of {what}}}."
+            ) from None
+        return found
 
     # What is sent again was sent before: the store's account of requests shows what a resent history costs.
     def _count_sent(self, request: ModelRequest) -> None:
@@ -273,6 +312,9 @@ class Agent(Actor):
         if store is not None and not store.shelf.fits(0):
             await store.wait_room()
 
+    def _params_json(self) -> bytes:
+        return msgspec.json.encode(self.params, order="deterministic") if self.params else b""
+
     def _tools_json(self) -> bytes:
         tools = self.tools
         return _described(tuple(tools)) if tools else b""
@@ -284,6 +326,12 @@ class Agent(Actor):
     def _roots(self) -> Roots | None:
         roots: Roots | None = self.service("roots", None)
         return roots
+
+
+def _pass_on(asked: asyncio.Future[Completion], stream: ModelStream) -> None:
+    error = ProviderError("the call was given up.") if asked.cancelled() else asked.exception()
+    if error is not None:
+        stream.fail(error)
 
 
 def _is_written(future: Future[None]) -> bool:

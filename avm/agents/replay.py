@@ -184,7 +184,7 @@ class ReplayAgent(Agent):
         key = self._recording.key if self._recording is not None else ""
         request = CallTool(self._results, call, self._priority(), self._where, key, position)
         with self.waiting(ToolResult(call.name)):
-            outcome: ToolOutcome = await self.ask(self._pool(), request, timeout=None)
+            outcome: ToolOutcome = await self.ask(self._tools(), request, timeout=None)
         return outcome
 
     # The last turn is on disk before anybody hears that it is over.

@@ -10,6 +10,8 @@ from typing import Any, cast
 import attrs
 
 from avm.cli.director import Director, DirectorStatistics
+from avm.cli.gates import IoFigures, read_io
+from avm.cli.live import LivePlayer
 from avm.cli.player import DIRECTOR, Player
 from avm.io.pool import NAME as POOL
 from avm.io.pool import IoFront
@@ -38,6 +40,7 @@ class Figures:
         requests_per_s: since the last measurement; in the final one, over the whole job.
         latency_p50_ms, latency_p99_ms: of the last thousand model calls, from asking to reply.
         mailbox: events that wait in all mailboxes; deepest: in the fullest.
+        io: the model gates, tokens and cost.
         cores: processor time over time, as `requests_per_s`.
     """
 
@@ -77,6 +80,7 @@ class Figures:
     resumed: int
     provider: str
     cores: float
+    io: IoFigures = attrs.field(factory=IoFigures)
     final: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -109,6 +113,7 @@ class Figures:
             "conversations_done": self.conversations_done,
             "turns_done": self.turns_done,
             "provider": self.provider,
+            "io": self.io.as_json(),
         }
         return {**line, "final": True} if self.final else line
 
@@ -194,6 +199,7 @@ class Gauge:
             resumed=progress.resumed,
             provider=pool.provider,
             cores=(time.process_time() - processor) / span,
+            io=read_io(pool, now),
         )
 
     def _count_actors(self) -> tuple[int, int, dict[str, int], int, int]:
@@ -204,7 +210,7 @@ class Gauge:
             length = cell.length()
             mailbox += length
             deepest = max(deepest, length)
-            if cell.behaviour.cls is not Player:
+            if cell.behaviour.cls not in (Player, LivePlayer):
                 continue
             agents += 1
             wait = kernel.wait_of(cell)

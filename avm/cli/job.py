@@ -29,7 +29,7 @@ from avm.cli.player import DIRECTOR
 from avm.cli.tree import AGENTS, job_tree, start_agents
 from avm.cli.workload import KeptFile, Workload, read_workload
 from avm.errors import ColdStoreError, HomeError, StartError, VMError, WorkloadError
-from avm.io import CONCURRENCY, RecordedProvider
+from avm.io import CONCURRENCY, Provider, RecordedProvider, Recordings, choose_provider
 from avm.memory import memory_limit
 from avm.vm import VM, run
 
@@ -74,10 +74,10 @@ async def play(
     display.started(
         "workload", f"{workload.name}: {len(recordings):,} conversations, {workload.messages:,} messages"
     )
-    provider = RecordedProvider(recordings, latency=options.latency, seed=options.seed or 0)
-    provider.concurrency = enough_calls(options)
+    provider = choose(options, recordings)
+    is_live = not isinstance(provider, RecordedProvider)
     vm = VM(
-        job_tree(options, workload, out),
+        job_tree(options, workload, out, is_live),
         memory=options.memory,
         home=options.home,
         cold=options.cold,
@@ -86,13 +86,17 @@ async def play(
         observers=[Incidents(options.chaos > 0)],
     )
     async with vm:
-        return await Performance(vm, options, workload, display).run()
+        return await Performance(vm, options, workload, display, provider).run()
 
 
 class Performance:
     """One run of the job in its VM, measured from its start to its end."""
 
-    def __init__(self, vm: VM, options: JobOptions, workload: Workload, display: Display) -> None:
+    def __init__(
+        self, vm: VM, options: JobOptions, workload: Workload, display: Display, provider: Provider
+    ) -> None:
+        self._provider = provider
+        self._is_live = not isinstance(provider, RecordedProvider)
         self._vm = vm
         self._options = options
         self._workload = workload
@@ -111,18 +115,17 @@ class Performance:
                 playing.cancel()
                 await asyncio.wait([playing])
             self._display.finish(self._gauge.read_final())
-        return conclude(self._options, self._gauge.progress(), not playing.cancelled())
+        return conclude(self._options, self._gauge.progress(), not playing.cancelled(), self._is_live)
 
     async def _start(self) -> None:
         options, display = self._options, self._display
         kept = f", home {options.home}" if options.home is not None else ""
         display.started("store", f"blake3 and zstd, {describe_memory(options.memory, memory_limit())}{kept}")
-        replies = describe_latency(options.latency)
-        display.started("I/O pool", f"provider {options.provider}, replies {replies}")
+        display.started("I/O pool", describe_provider(options, self._provider))
         chaos = f", {options.chaos:g} crashes a second" if options.chaos else ""
         display.started("supervisors", f"job: director, agents one_for_one{chaos}")
         began = self._vm.kernel.now()
-        await start_agents(self._vm[AGENTS], options, self._workload)
+        await start_agents(self._vm[AGENTS], options, self._workload, self._is_live)
         took = self._vm.kernel.now() - began
         display.started("agents", f"{options.agents:,} started in {took:.2f} s")
         self._gauge.begin()
@@ -145,6 +148,24 @@ class Performance:
             await self._vm.wait_stopped()
 
 
+def choose(options: JobOptions, recordings: Recordings) -> Provider:
+    """Return who gives the replies: the recordings, unless a live provider is asked for or the environment has one."""
+    found = choose_provider(options.provider, base_url=options.base_url, limits=options.limits)
+    if found.name != "scripted":
+        return found
+    recorded = RecordedProvider(recordings, latency=options.latency, seed=options.seed or 0)
+    recorded.concurrency = enough_calls(options)
+    return recorded
+
+
+def describe_provider(options: JobOptions, provider: Provider) -> str:
+    """Say who gives the replies."""
+    if isinstance(provider, RecordedProvider):
+        return f"provider {provider.name}, replies as recorded, {describe_latency(options.latency)}"
+    where = f" at {options.base_url}" if options.base_url is not None else ""
+    return f"provider {provider.name}{where}, live replies of {options.model}, {options.max_tokens} tokens at most"
+
+
 def enough_calls(options: JobOptions) -> int:
     """Return how many model calls may be under way at once, so that none waits for another's.
 
@@ -155,7 +176,9 @@ def enough_calls(options: JobOptions) -> int:
     return max(CONCURRENCY, min(options.agents, int(MOST_CALLS * mean) + CONCURRENCY))
 
 
-def conclude(options: JobOptions, progress: DirectorStatistics, is_over: bool) -> tuple[int, str]:
+def conclude(
+    options: JobOptions, progress: DirectorStatistics, is_over: bool, is_live: bool = False
+) -> tuple[int, str]:
     """Return the exit status, and why the job ended: all was played (`is_over`), or its time was up."""
     played = f"{progress.conversations:,} conversation{'s' if progress.conversations != 1 else ''} played"
     if progress.failure:
@@ -166,8 +189,8 @@ def conclude(options: JobOptions, progress: DirectorStatistics, is_over: bool) -
             f"{progress.first_different!r}."
         )
     if is_over:
-        return 0, f"{played}, each kept as recorded."
-    exact = ", each kept as recorded" if progress.conversations else ""
+        return 0, f"{played}{'' if is_live else ', each kept as recorded'}."
+    exact = ", each kept as recorded" if progress.conversations and not is_live else ""
     ended = f"stopped after {options.duration:g} s (--duration)"
     if options.conversations is not None:
         return 1, f"{ended} with only {played}; give it more time, or leave --duration out."

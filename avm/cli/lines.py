@@ -7,6 +7,7 @@ import sys
 from typing import Protocol, TextIO
 
 from avm.cli.figures import Figures
+from avm.cli.gates import io_line, io_rows
 from avm.cli.screen import (
     CHECK,
     Screen,
@@ -119,11 +120,13 @@ def _is_unicode(out: TextIO) -> bool:
 def figure_line(figures: Figures) -> str:
     """Put figures in one line."""
     f = figures
+    io = io_line(io_rows(f.io))
     return (
         f"{clock_text(f.seconds)}  {f.agents:,} agents, {f.active:,} active, waiting for {waiting_text(f.waiting)}; "
         f"conversations {conversations_text(f)}; {f.requests_per_s:,.0f} requests/s, "
         f"p50 {f.latency_p50_ms:,.0f} ms, p99 {f.latency_p99_ms:,.0f} ms; RSS {format_size(f.rss_bytes)}, "
         f"store {format_size(f.store_bytes)} ({tiers_text(f)}), "
         f"dedup {f.dedup_held:.1%} held, {f.dedup_sent:.1%} sent, compression {f.compression:.2f}x; "
-        f"restarts {restarts_text(f)}; mailboxes {f.mailbox:,}; provider {f.provider}; {f.cores:.2f} cores"
+        f"{io}{'; ' if io else ''}restarts {restarts_text(f)}; mailboxes {f.mailbox:,}; provider {f.provider}; "
+        f"{f.cores:.2f} cores"
     )

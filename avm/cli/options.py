@@ -12,13 +12,15 @@ from typing import NoReturn
 import attrs
 
 from avm.errors import AVMError, SpecError
-from avm.io import Latency
+from avm.io import Latency, Limits
+from avm.io.providers.choice import PROVIDERS
 from avm.io.providers.scripted import REALISTIC
 from avm.memory import format_size, parse_size
 
 AGENTS = 1000
 MEMORY = "2GB"
-PROVIDERS = ("scripted",)
+MODEL = "claude-haiku-5-5"
+MAX_TOKENS = 256
 
 MOST_AGENTS = 10_000_000
 """More are a slip of the hand: a process of so many has no memory left for their conversations."""
@@ -44,6 +46,10 @@ class JobOptions:
         workload: a file of conversations, None for the one that ships with avm.
         out: where the conversations kept are written.
         chaos: crashes a second.
+        provider: who gives the replies; None is what the environment says.
+        model, max_tokens: of a live provider.
+        base_url: where a provider's server is, None for its own.
+        limits: what the provider allows.
     """
 
     agents: int = AGENTS
@@ -56,7 +62,11 @@ class JobOptions:
     out: Path | None = None
     latency: Latency = REALISTIC
     chaos: float = 0.0
-    provider: str = "scripted"
+    provider: str | None = None
+    model: str = MODEL
+    max_tokens: int = MAX_TOKENS
+    base_url: str | None = None
+    limits: Limits | None = None
     seed: int | None = None
     json: bool = False
 
@@ -87,6 +97,10 @@ def parse_job(argv: Sequence[str]) -> JobOptions:
         latency=found.model_latency,
         chaos=found.chaos,
         provider=found.provider,
+        model=found.model,
+        max_tokens=found.max_tokens,
+        base_url=found.base_url,
+        limits=_limits(found),
         seed=found.seed,
         json=found.json,
     )
@@ -172,11 +186,34 @@ def _parser() -> argparse.ArgumentParser:
     add("--chaos", type=_rate, default=0.0, metavar="RATE", help="crash so many random agents a second")
     add(
         "--provider",
-        type=_provider,
-        default="scripted",
+        choices=PROVIDERS,
         metavar="NAME",
-        help="who gives the replies: scripted, as recorded (default)",
+        help="who gives the replies: scripted, as recorded; anthropic, messages, openai or local, which answer live "
+        "what the recorded users said (default: AVM_PROVIDER, else anthropic if there is an ANTHROPIC_API_KEY, else "
+        "scripted)",
     )
+    add(
+        "--model", default=MODEL, metavar="NAME", help="which model of a live provider (default: %(default)s)"
+    )
+    add(
+        "--max-tokens",
+        type=_tokens,
+        default=MAX_TOKENS,
+        metavar="N",
+        help="tokens of a live reply at most (default: %(default)s)",
+    )
+    add("--base-url", metavar="URL", help="where the provider's server is, as http://localhost:8080")
+    for name, what in (
+        ("requests", "requests"),
+        ("input-tokens", "input tokens"),
+        ("output-tokens", "output tokens"),
+    ):
+        add(
+            f"--{name}-per-minute",
+            type=_tokens,
+            metavar="N",
+            help=f"{what} the provider allows a minute; its responses correct it",
+        )
     add("--seed", type=_seed, metavar="N", help="make latencies and chaos the same in every run")
     add("--json", action="store_true", help="write one JSON object a second, and a last one that is final")
     return parser
@@ -244,13 +281,17 @@ def _latency(text: str) -> Latency:
         ) from None
 
 
-def _provider(text: str) -> str:
-    if text not in PROVIDERS:
-        raise argparse.ArgumentTypeError(
-            f"must be {' or '.join(PROVIDERS)}, got {text!r}: the recorded replies come from no other. `avm run` runs "
-            "agents of your own on any provider"
-        )
-    return text
+def _tokens(text: str) -> int:
+    return _whole(text, "a whole number of 1 or more")
+
+
+def _limits(found: argparse.Namespace) -> Limits | None:
+    limits = Limits(
+        requests=found.requests_per_minute,
+        input_tokens=found.input_tokens_per_minute,
+        output_tokens=found.output_tokens_per_minute,
+    )
+    return limits if limits != Limits() else None
 
 
 def describe_latency(latency: Latency) -> str:

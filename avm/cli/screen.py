@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from avm.cli.figures import IDLE, Figures
+from avm.cli.gates import io_rows
 from avm.memory import format_size
 
 CHECK = "\u2713"
@@ -127,6 +128,7 @@ def figure_lines(figures: Figures) -> list[str]:
             f"p50 {f.latency_p50_ms:,.0f} ms, p99 {f.latency_p99_ms:,.0f} ms; "
             f"{f.in_flight:,} under way, {f.queued:,} queued",
         ),
+        *io_rows(f.io),
         ("restarts", restarts_text(f)),
         ("mailboxes", f"{f.mailbox:,} events deep in all, {f.deepest:,} in the fullest"),
         ("provider", f"{f.provider}; {f.cores:.2f} cores, up {clock_text(f.seconds)}"),

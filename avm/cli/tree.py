@@ -13,6 +13,7 @@ from __future__ import annotations
 from avm.actors.ref import Ref
 from avm.cli.chaos import Chaos
 from avm.cli.director import Director
+from avm.cli.live import LivePlayer
 from avm.cli.options import JobOptions
 from avm.cli.player import DIRECTOR, Player
 from avm.cli.workload import KeptFile, Workload
@@ -27,22 +28,27 @@ AGENTS = "job/agents"
 """The path of the agents' supervisor."""
 
 
-def job_tree(options: JobOptions, workload: Workload, out: KeptFile | None) -> ChildSpec:
+def job_tree(
+    options: JobOptions, workload: Workload, out: KeptFile | None, is_live: bool = False
+) -> ChildSpec:
     """Describe the job, without its agents. They come back as often as chaos asks for; nothing else may crash."""
     recordings, target = workload.recordings, options.conversations
     if target == 0:
         target = len(recordings)
     agents = dynamic_supervisor("agents", max_restarts=allowed_restarts(options), max_seconds=WINDOW)
     children: list[ChildSpec] = [child("writer", Writer, out, name=WRITER)] if out is not None else []
-    children += [child("director", Director, recordings, target, out, workload.name, name=DIRECTOR), agents]
+    children += [
+        child("director", Director, recordings, target, out, workload.name, is_live, name=DIRECTOR),
+        agents,
+    ]
     if options.chaos:
         victims = tuple(f"{AGENTS}/{name}" for name in agent_names(options))
         children.append(child("chaos", Chaos, options.chaos, victims))
     return supervisor("job", strategy="rest_for_one", max_restarts=0, max_seconds=WINDOW, children=children)
 
 
-async def start_agents(agents: Ref, options: JobOptions, workload: Workload) -> None:
-    """Start the agents under their supervisor.
+async def start_agents(agents: Ref, options: JobOptions, workload: Workload, is_live: bool = False) -> None:
+    """Start the agents under their supervisor; live ones get their replies from a model, not from the recording.
 
     Raises:
         StartError: one of them did not start.
@@ -50,7 +56,12 @@ async def start_agents(agents: Ref, options: JobOptions, workload: Workload) -> 
     recordings = workload.recordings
     tools = RecordedTools(recordings)
     for name in agent_names(options):
-        await start_child(agents, child(name, Player, recordings, tools))
+        if is_live:
+            await start_child(
+                agents, child(name, LivePlayer, recordings, tools, options.model, options.max_tokens)
+            )
+        else:
+            await start_child(agents, child(name, Player, recordings, tools))
 
 
 def agent_names(options: JobOptions) -> list[str]:

@@ -1,20 +1,33 @@
 """The I/O manager: one supervised pool of actors for every model call and tool call of every agent."""
 
 from avm.io.backlog import Backlog
-from avm.io.pool import CONCURRENCY, NAME, TOOL_CONCURRENCY, IoFront, ModelWorker, io_tree
+from avm.io.board import GateStatistics
+from avm.io.dispatch import AttemptReport
+from avm.io.limits import Allowance, Limits, RateLimits
+from avm.io.pool import CONCURRENCY, NAME, TOOL_CONCURRENCY, IoFront, io_tree
 from avm.io.providers import (
+    BatchProvider,
+    BatchState,
+    Capabilities,
+    Delta,
     Latency,
+    OnEvent,
+    PlainProvider,
+    Price,
     Provider,
     RecordedProvider,
     Recording,
     Recordings,
     ScriptedProvider,
+    Started,
     choose_provider,
 )
 from avm.io.request import (
+    CallPolicy,
     CallTool,
     Complete,
     Completion,
+    Hints,
     Message,
     ModelRequest,
     PoolStatistics,
@@ -27,28 +40,49 @@ from avm.io.request import (
     encode_fragment,
 )
 from avm.io.reservoir import Reservoir
+from avm.io.stream import ModelStream, Piece, Restart, StreamReady
+from avm.io.worker import ModelWorker
 
 __all__ = [
     "CONCURRENCY",
     "NAME",
     "TOOL_CONCURRENCY",
+    "Allowance",
+    "AttemptReport",
     "Backlog",
+    "BatchProvider",
+    "BatchState",
+    "CallPolicy",
     "CallTool",
+    "Capabilities",
     "Complete",
     "Completion",
+    "Delta",
+    "GateStatistics",
+    "Hints",
     "IoFront",
     "Latency",
+    "Limits",
     "Message",
     "ModelRequest",
+    "ModelStream",
     "ModelWorker",
+    "OnEvent",
+    "Piece",
+    "PlainProvider",
     "PoolStatistics",
     "PoolStatus",
+    "Price",
     "Provider",
+    "RateLimits",
     "RecordedProvider",
     "Recording",
     "Recordings",
     "Reservoir",
+    "Restart",
     "ScriptedProvider",
+    "Started",
+    "StreamReady",
     "Timings",
     "ToolCall",
     "ToolOutcome",

@@ -11,14 +11,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import blake3
 import msgspec
 
 from avm.actors.event import ATOMS, Request, event
+from avm.errors import SpecError
+from avm.io.limits import RateLimits
 from avm.memory import Conversation, Digest
+
+if TYPE_CHECKING:
+    from avm.io.board import GateStatistics
+    from avm.io.stream import ModelStream
 
 Message = dict[str, Any]
 """One neutral message."""
@@ -77,11 +83,70 @@ class Usage:
 
 @attrs.frozen(slots=True)
 class Timings:
-    """When a call was asked for, sent to the provider and answered; seconds on the VM's clock."""
+    """When a call was asked for, sent to the provider (the last time), first heard of and answered; seconds on the
+    VM's clock."""
 
     asked: float
     started: float
     ended: float
+    first: float | None = None
+    """When the response began; None if nobody looked."""
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Hints:
+    """What the pool tells the provider of a call besides what is asked: how to use its prompt cache."""
+
+    system: bool = False
+    """Whether tools and system prompt are worth caching."""
+    marks: tuple[int, ...] = ()
+    """Numbers of messages after which what is before is worth caching; ascending."""
+    hour: bool = False
+    """For an hour instead of five minutes."""
+    slot: int | None = None
+    """The slot of a local server to use."""
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class CallPolicy:
+    """How the pool may serve a call.
+
+    Raises:
+        SpecError: a value that cannot be right; says which.
+    """
+
+    cache: float | None = None
+    """Seconds for which the reply may be given to equal calls too; None keeps none and takes none."""
+    coalesce: bool = False
+    """Whether equal calls under way may be one."""
+    batch: bool = False
+    """Whether a `background` call may wait for a provider's batch, up to a day."""
+    hedge: bool = False
+    """Whether a `user` call that is slow to begin may be made a second time."""
+    fallbacks: tuple[str, ...] = ()
+    """Models to try in turn when the model's provider fails."""
+    retry_for: float = 300.0
+    """Seconds from asking within which what failed is tried again."""
+    prompt_cache: Literal["auto", "hour", "off"] = "auto"
+    """Whether the pool places cache breakpoints: "hour" for those that live an hour."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.cache is not None and not self.cache > 0:
+            raise SpecError(f"CallPolicy: cache must be seconds above 0, or None, got {self.cache!r}.")
+        if not self.retry_for >= 0:
+            raise SpecError(f"CallPolicy: retry_for must be seconds of 0 or more, got {self.retry_for!r}.")
+        if isinstance(self.fallbacks, str) or not all(isinstance(model, str) for model in self.fallbacks):
+            raise SpecError(
+                f"CallPolicy: fallbacks must be a tuple of names of models, got {self.fallbacks!r}."
+            )
+        if self.prompt_cache not in ("auto", "hour", "off"):
+            raise SpecError(
+                f"CallPolicy: prompt_cache must be 'auto', 'hour' or 'off', got {self.prompt_cache!r}."
+            )
+
+
+PLAIN = CallPolicy()
+"""The policy of calls that say nothing."""
 
 
 @attrs.frozen(slots=True)
@@ -89,7 +154,10 @@ class ModelRequest:
     """One call of a model.
 
     `conversation` is the history and `messages` are fragments that follow it. `tools` is the JSON array of tools,
-    `agent` the path of who asks, `label` what the conversation is called where it comes from.
+    `params` a JSON object of further parameters of the Messages API (`tool_choice`, `thinking`, ...), as bytes.
+    `sample` tells calls apart that are equal otherwise. `agent` is the path of who asks, `kind` its class, `label`
+    what the conversation is called where it comes from, `hints` what the pool adds; these four are no part of the
+    digest.
     """
 
     model: str
@@ -100,6 +168,23 @@ class ModelRequest:
     max_tokens: int = MAX_TOKENS
     agent: str = ""
     label: str = ""
+    params: bytes = b""
+    sample: int = 0
+    kind: str = ""
+    hints: Hints | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of system prompt, tools and messages, about."""
+        size = len(self.system) + len(self.tools) + sum([len(fragment) for fragment in self.messages])
+        # The conversation's own prompt counts in its size; the request's takes its place.
+        history = self.conversation
+        return size if history is None else size + max(0, history.size - history.prefix_size)
+
+    @property
+    def wants_variety(self) -> bool:
+        """Tell whether equal requests are meant to have different replies: a parameter of sampling is set."""
+        return any(name in self.params for name in (b'"temperature"', b'"top_p"', b'"top_k"'))
 
     @property
     def position(self) -> int:
@@ -117,10 +202,11 @@ class ModelRequest:
     def digest(self) -> Digest:
         """Return the canonical digest: equal for requests that ask the same of the same model, whoever asks.
 
-        A digest of digests: the history enters by its root. `agent` and `label` are no part of it.
+        A digest of digests: the history enters by its root.
         """
         hasher = blake3.blake3()
-        parts = [self.model.encode(), self.system.encode(), self.tools, str(self.max_tokens).encode()]
+        parts = [self.model.encode(), self.system.encode("utf-8", "surrogatepass"), self.tools]
+        parts.extend((b"%d %d" % (self.max_tokens, self.sample), self.params))
         parts.append(self.conversation.root.bytes if self.conversation is not None else b"")
         for part in (*parts, *self.messages):
             hasher.update(len(part).to_bytes(8, "big"))
@@ -130,7 +216,8 @@ class ModelRequest:
 
 @attrs.frozen(slots=True)
 class Completion:
-    """A model's reply. `fragment` is its message; `source` says where the reply came from."""
+    """A model's reply. `fragment` is its message; `source` says where the reply came from: "provider", "cache",
+    "coalesced" or "batch"."""
 
     fragment: bytes
     stop_reason: str = "end_turn"
@@ -141,6 +228,15 @@ class Completion:
     request_id: str = ""
     source: str = "provider"
     timings: Timings | None = None
+    attempts: int = 1
+    """How often the provider was asked until it answered."""
+    limits: RateLimits | None = attrs.field(default=None, eq=False)
+    """What the response said of the provider's limits."""
+
+    @property
+    def digest(self) -> Digest:
+        """The blake3 of the message as it came."""
+        return Digest(blake3.blake3(self.fragment).digest())
 
     @property
     def message(self) -> Message:
@@ -189,7 +285,7 @@ class ToolOutcome:
 
 
 # All of these are frozen to the bottom: they travel by reference, whatever their size.
-ATOMS.update((Conversation, ModelRequest, Completion, ToolCall, ToolOutcome))
+ATOMS.update((Conversation, ModelRequest, CallPolicy, Completion, ToolCall, ToolOutcome))
 
 
 @event(tag="avm.io.Complete")
@@ -198,6 +294,9 @@ class Complete(Request[Completion]):
 
     request: ModelRequest
     priority: str = "normal"
+    policy: CallPolicy = PLAIN
+    stream: ModelStream | None = None
+    """Who listens while the reply comes."""
 
 
 @event(tag="avm.io.CallTool")
@@ -237,7 +336,27 @@ class PoolStatistics:
     tool_workers: int
     crashed_workers: int
     input_tokens: int
+    """Of model calls that were answered, without those read from or written to a prompt cache."""
     output_tokens: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost: float | None = None
+    """US dollars by the provider's prices; None if it has none."""
+    cache_hits: int = 0
+    """Calls answered with a kept reply."""
+    coalesced: int = 0
+    """Calls answered with an equal call's reply."""
+    batched: int = 0
+    """Calls answered out of a provider's batch."""
+    fallbacks: int = 0
+    """Calls that went on to another model."""
+    gates: tuple[GateStatistics, ...] = ()
+
+    @property
+    def cached_share(self) -> float:
+        """The part of all input tokens that was read from the provider's prompt cache."""
+        total = self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
+        return self.cache_read_tokens / total if total else 0.0
 
 
 @event(tag="avm.io.PoolStatus")

@@ -14,16 +14,61 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+import attrs
+
 from avm.memory import fragment as fragments
-from avm.memory.chain import Chain, raw_size, step
+from avm.memory.blob import Blob
+from avm.memory.chain import Chain, Sealed, raw_size, step
 from avm.memory.digest import Digest
 from avm.memory.fragment import JOINT, Message
 from avm.memory.head import Head
 from avm.memory.line import Line
-from avm.memory.page import Tail
+from avm.memory.page import Page, Tail
 from avm.memory.store import Store
 
 NO_META = b"{}"
+
+
+@attrs.frozen(slots=True, eq=False)
+class Piece:
+    """A stretch of a conversation's messages as it is kept: a sealed page, or the version's part of an open tail.
+
+    What is cached about a page is cached by its `key`; about a tail, by the tail itself, held weakly: the bytes of a
+    tail never change, more only come behind them.
+    """
+
+    holder: Page | Tail
+    first: int
+    """The index of its first message."""
+    count: int
+    """How many messages it has."""
+    end: int
+    """Bytes of its run, without bodies."""
+    size: int
+    """Raw bytes of its messages with their bodies."""
+    blobs: Sequence[Blob]
+    """The bodies taken out of it, in order."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The digest of a sealed page; None for a tail, which is still open."""
+        holder = self.holder
+        return None if isinstance(holder, Tail) else holder.key
+
+    def run(self) -> bytes:
+        """Return its fragments as they are joined, bodies taken out; makes it hot."""
+        holder = self.holder
+        return holder.run(self.end) if isinstance(holder, Tail) else holder.run()
+
+    def messages(self, begin: int = 0, bodies: int = 0) -> list[Message]:
+        """Return its messages, the caller's own.
+
+        Args:
+            begin: where to begin in its run: 0, or the `end` of an earlier version of the same tail.
+            bodies: how many blobs belong to what is before that.
+        """
+        run = self.run()
+        return fragments.messages(run[begin + len(JOINT) :] if begin else run, self.blobs[bodies:])
 
 
 class Conversation:
@@ -267,6 +312,21 @@ class Conversation:
         """Return the messages as one JSON array, joined from what is stored."""
         runs = [fragments.splice(run, blobs) for run, blobs in self._awake().runs()]
         return b"".join((b"[", JOINT.join(runs), b"]"))
+
+    def pieces(self) -> Iterator[Piece]:
+        """Go through the stretches its messages are kept in, oldest first: sealed pages, then its part of the tail.
+
+        Nothing is read, so what is cool stays so until a piece is asked for its messages. None is empty.
+        """
+        chain = self._awake()
+        tail = chain.tail
+        following: tuple[Sealed | Tail, ...] = (*chain.pages[1:], tail)
+        for sealed, after in zip(chain.pages, following, strict=False):
+            page, first = sealed.page, sealed.first
+            yield Piece(page, first, after.first - first, page.size, after.base - sealed.base, page.blobs)
+        if chain.count:
+            bodies = tail.blobs[: chain.bodies] if chain.bodies else ()
+            yield Piece(tail, tail.first, chain.count, chain.end, self._size - tail.base, bodies)
 
     def __iter__(self) -> Iterator[Message]:
         for run, blobs in self._awake().runs():

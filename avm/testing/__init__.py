@@ -1,4 +1,5 @@
-"""Test kit: simulations of a whole VM on virtual time, with chosen orders and faults as values; a manual clock."""
+"""Test kit: simulations of a whole VM on virtual time, with chosen orders and faults as values; a manual clock; a
+Messages API on the loopback interface."""
 
 from avm.testing.choices import Choices, Deviations, Drawn, Recorded, Seeded
 from avm.testing.clock import ManualClock
@@ -16,6 +17,7 @@ from avm.testing.faults import (
     ToolHangs,
     ToolSlow,
 )
+from avm.testing.messages_server import MessagesServer, ServerFault, ServerReply
 from avm.testing.probe import Idle, Probe
 from avm.testing.search import Failure, find_failure, search
 from avm.testing.simulate import Simulation, simulate
@@ -33,12 +35,15 @@ __all__ = [
     "Idle",
     "Kill",
     "ManualClock",
+    "MessagesServer",
     "ModelAnswers",
     "ModelFails",
     "ModelSlow",
     "Probe",
     "Recorded",
     "Seeded",
+    "ServerFault",
+    "ServerReply",
     "Simulation",
     "ToolFails",
     "ToolHangs",

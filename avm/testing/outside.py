@@ -9,7 +9,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from avm.errors import ToolError
-from avm.io.providers import Provider
+from avm.io.limits import Limits
+from avm.io.providers import Capabilities, OnEvent, Price, Provider
 from avm.io.providers.scripted import as_completion
 from avm.io.request import CallTool, Completion, ModelRequest
 from avm.testing.faults import Fault, ModelAnswers, ModelFails, ModelSlow, ToolFails, ToolHangs, ToolSlow
@@ -35,11 +36,32 @@ class SimulatedProvider:
         return self.inner.name
 
     @property
+    def credential(self) -> str:
+        """That of the provider it stands before."""
+        return self.inner.credential
+
+    @property
     def concurrency(self) -> int | None:
         """That of the provider it stands before."""
         return self.inner.concurrency
 
-    async def complete(self, request: ModelRequest) -> Completion:
+    def capabilities(self, model: str) -> Capabilities:
+        """Those of the provider it stands before."""
+        return self.inner.capabilities(model)
+
+    def price(self, model: str) -> Price | None:
+        """That of the provider it stands before."""
+        return self.inner.price(model)
+
+    def limits(self, model: str) -> Limits:
+        """Those of the provider it stands before."""
+        return self.inner.limits(model)
+
+    async def count(self, request: ModelRequest) -> int:
+        """As the provider it stands before counts."""
+        return await self.inner.count(request)
+
+    async def complete(self, request: ModelRequest, *, on_event: OnEvent | None = None) -> Completion:
         """Make the call, or what the faults make of it."""
         faults = self._world.reach("model", request.agent)
         answer: Completion | None = None
@@ -52,7 +74,7 @@ class SimulatedProvider:
             elif isinstance(fault, ModelAnswers):
                 answer = as_completion(fault.answer, request, self.name)
         if answer is None:
-            answer = await self.inner.complete(request)
+            answer = await self.inner.complete(request, on_event=on_event)
         await self._world.answered(f"model for {request.agent}")
         return answer
 

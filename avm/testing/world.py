@@ -21,7 +21,7 @@ from avm.actors.hooks import CrashReport, Report
 from avm.actors.kernel import Kernel
 from avm.actors.state import IDLE, RESTING
 from avm.errors import SimulatedCrash, StartError
-from avm.io.pool import Work
+from avm.io.dispatch import Work
 from avm.io.request import CallTool
 from avm.supervision import ProgressReport
 from avm.testing.choices import Schedule

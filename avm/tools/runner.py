@@ -1,7 +1,7 @@
-"""The pool's tool worker: an actor that runs one tool call at a time, with a timeout and a cap on the output.
+"""The tool gate's worker: an actor that runs one tool call at a time, with a timeout and a cap on the output.
 
 What goes wrong in a tool is a result the model reads, not a crash: wrong arguments, an exception, no answer in time.
-Only what is no `Exception` (a tool that calls `sys.exit`) ends the worker; the pool answers for it and hires another.
+Only what is no `Exception` (a tool that calls `sys.exit`) ends the worker; the gate answers for it and hires another.
 
 A tool in this process is trusted code. A timeout ends an `async def` at its next await; a plain `def` runs in a
 thread that nothing can stop, so after a timeout the model has its answer and the thread runs on.
@@ -17,12 +17,16 @@ import msgspec
 from avm.actors.actor import Actor, on
 from avm.actors.ref import Ref
 from avm.errors import ToolError
-from avm.io.pool import Done, Work
+from avm.io.dispatch import Done, Work
 from avm.io.request import CallTool, ToolOutcome
 
 
 class RunnableTool(Protocol):
-    """What a `ToolWorker` can run."""
+    """What a `ToolWorker` can run.
+
+    The gate also looks for `concurrency`, `rate` and `pure`, with the meaning they have for `@tool`; a tool without
+    them has no limits and is not pure. Limits are those of the object: give the same one to all who call.
+    """
 
     name: str
     timeout: float | None
@@ -33,21 +37,21 @@ class RunnableTool(Protocol):
 
 
 class ToolWorker(Actor):
-    """Runs the tool calls the pool hands it."""
+    """Runs the tool calls the gate hands it."""
 
-    def __init__(self, front: Ref) -> None:
-        self.front = front
+    def __init__(self, gate: Ref) -> None:
+        self.gate = gate
 
     @on(Work)
     async def run(self, work: Work) -> None:
-        """Run one call and tell the pool how it ended."""
+        """Run one call and tell the gate how it ended. Its timeout begins now, not when it was asked for."""
         call: CallTool = work.request
         began = self.now()
         value, failed = await self._execute(call)
         if not isinstance(value, ToolOutcome):
             text, cut = shorten(value if type(value) is str else as_text(value), call.tool.output_limit)
             value = ToolOutcome(call.call, text, failed=failed, cut=cut, seconds=self.now() - began)
-        self.tell(self.front, Done(work.serial, value))
+        self.tell(self.gate, Done(work.serial, value))
 
     async def _execute(self, call: CallTool) -> tuple[object, bool]:
         tool: RunnableTool = call.tool

@@ -25,6 +25,7 @@ import msgspec
 
 from avm.actors.event import ATOMS
 from avm.errors import ToolDefinitionError, ToolError
+from avm.io.toolgate import wrong_limit
 from avm.tools.runner import ToolWorker
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class Tool:
     is_async: bool
     timeout: float | None = TIMEOUT
     output_limit: int = OUTPUT_LIMIT
+    concurrency: int | None = None
+    """Calls under way at once, of all agents together; None is no limit."""
+    rate: float | None = None
+    """Calls a second, of all agents together; None is no limit."""
+    pure: bool = False
+    """Whether equal calls under way are one."""
 
     worker: ClassVar[type[Actor]] = ToolWorker
     """The class of pool workers that run it."""
@@ -106,7 +113,13 @@ ATOMS.add(Tool)
 def tool(function: Callable[..., Any], /) -> Tool: ...
 @overload
 def tool(
-    *, name: str | None = None, timeout: float | None = TIMEOUT, output_limit: int = OUTPUT_LIMIT
+    *,
+    name: str | None = None,
+    timeout: float | None = TIMEOUT,
+    output_limit: int = OUTPUT_LIMIT,
+    concurrency: int | None = None,
+    rate: float | None = None,
+    pure: bool = False,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
@@ -117,19 +130,33 @@ def tool(
     name: str | None = None,
     timeout: float | None = TIMEOUT,
     output_limit: int = OUTPUT_LIMIT,
+    concurrency: int | None = None,
+    rate: float | None = None,
+    pure: bool = False,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a typed function a tool.
 
     Args:
         name: what the model calls it; default is the function's name.
-        timeout: seconds it may take, None for no limit. A plain `def` runs in a thread, which cannot be stopped:
-            after the timeout the model gets an error while the thread runs on.
+        timeout: seconds it may take from when it begins, None for no limit. A plain `def` runs in a thread, which
+            cannot be stopped: after the timeout the model gets an error while the thread runs on.
         output_limit: characters of the result the model gets.
+        concurrency: calls under way at once, of all agents together; the others wait.
+        rate: calls a second, of all agents together; after a rest as many at once, at least one.
+        pure: its result depends on its arguments only, and it changes nothing: equal calls under way become one.
 
     Raises:
-        ToolDefinitionError: a parameter without annotation, of a type JSON cannot carry, or `*args`; no docstring.
+        ToolDefinitionError: a parameter without annotation, of a type JSON cannot carry, or `*args`; no docstring;
+            an option out of range.
     """
-    make = functools.partial(_make, name=name, timeout=timeout, output_limit=output_limit)
+    options = {
+        "timeout": timeout,
+        "output_limit": output_limit,
+        "concurrency": concurrency,
+        "rate": rate,
+        "pure": pure,
+    }
+    make = functools.partial(_make, name=name, options=options)
     return make if function is None else make(function)
 
 
@@ -139,18 +166,13 @@ def describe_all(tools: tuple[Tool, ...]) -> bytes:
     return msgspec.json.encode(described, order="deterministic")
 
 
-def _make(
-    function: Callable[..., Any], *, name: str | None, timeout: float | None, output_limit: int
-) -> Tool:
+def _make(function: Callable[..., Any], *, name: str | None, options: dict[str, Any]) -> Tool:
     called = name if name is not None else function.__name__
     if not NAME.fullmatch(called):
         raise _wrong(
             function, f"the name {called!r} must be 1 to 128 letters, digits, '_' or '-'; pass name="
         )
-    if timeout is not None and not timeout > 0:
-        raise _wrong(function, f"timeout must be a number of seconds above 0 or None, got {timeout!r}")
-    if output_limit < 200:
-        raise _wrong(function, f"output_limit must be 200 characters or more, got {output_limit!r}")
+    _check_options(function, **options)
     doc = inspect.getdoc(function) or ""
     description, about = split_docstring(doc)
     if not description:
@@ -163,9 +185,27 @@ def _make(
         function=function,
         arguments=arguments,
         is_async=inspect.iscoroutinefunction(function),
-        timeout=timeout,
-        output_limit=output_limit,
+        **options,
     )
+
+
+def _check_options(
+    function: Callable[..., Any],
+    timeout: float | None,
+    output_limit: int,
+    concurrency: int | None,
+    rate: float | None,
+    pure: bool,
+) -> None:
+    if timeout is not None and not timeout > 0:
+        raise _wrong(function, f"timeout must be a number of seconds above 0 or None, got {timeout!r}")
+    if output_limit < 200:
+        raise _wrong(function, f"output_limit must be 200 characters or more, got {output_limit!r}")
+    wrong = wrong_limit(concurrency, rate)
+    if wrong:
+        raise _wrong(function, wrong)
+    if type(pure) is not bool:
+        raise _wrong(function, f"pure must be True or False, got {pure!r}")
 
 
 def split_docstring(doc: str) -> tuple[str, dict[str, str]]:

@@ -20,7 +20,7 @@ from avm.actors.ref import Ref
 from avm.actors.signals import Shutdown, is_abnormal
 from avm.errors import AskTimeout, Interrupted, VMError
 from avm.io.pool import NAME as POOL
-from avm.io.pool import IoFront
+from avm.io.pool import TOOLS, IoFront
 from avm.io.request import PoolStatistics
 from avm.memory import Store
 from avm.router import Router
@@ -88,9 +88,10 @@ class Life:
             self._resources.callback(watchdog.close)
         self._listen(handle_signals)
         await self._start_tree(parts.system_tree(self.store))
-        front = kernel.whereis(POOL)
-        assert front is not None
-        kernel.services["io"] = front
+        for service, name in (("io", POOL), ("tools", TOOLS)):
+            found = kernel.whereis(name)
+            assert found is not None
+            kernel.services[service] = found
         if parts.tree is not None:
             await self._start_tree(parts.tree)
 

@@ -13,9 +13,9 @@ from avm.actors import Kernel, Request, event, on
 from avm.agents import Agent, Say
 from avm.errors import (
     ActorExited,
-    Overloaded,
     ProviderError,
     Refuse,
+    Refused,
     ToolDefinitionError,
     TooManySteps,
     VMError,
@@ -243,11 +243,11 @@ def test_a_failed_model_call_is_raised_in_the_handler(run: Run) -> None:
         async def draft(self, draft: Draft) -> Review:
             try:
                 return Review(await self.chat(draft.text))
-            except Overloaded:
+            except Refused:
                 return Review(f"busy, {len(self.conversation)} kept")
 
     async def body() -> None:
-        async with pooled(ScriptedProvider([Overloaded("busy"), "fine"])) as kernel:
+        async with pooled(ScriptedProvider([Refused("no"), "fine"])) as kernel:
             agent = await kernel.spawn(Careful)
 
             assert await kernel.ask(agent, Draft("a")) == Review("busy, 0 kept")

@@ -50,6 +50,7 @@ KEYS = [
     "conversations_done",
     "turns_done",
     "provider",
+    "io",
 ]
 
 

@@ -23,7 +23,7 @@ def test_without_arguments_the_job_has_its_defaults() -> None:
     options = parse_job([])
 
     assert options == JobOptions(agents=1000, memory=2 * GB)
-    assert (options.latency.median, options.conversations, options.provider) == (0.12, None, "scripted")
+    assert (options.latency.median, options.conversations, options.provider) == (0.12, None, None)
     assert options.latency.sigma > 0
 
 
@@ -74,7 +74,7 @@ def test_once_is_every_conversation_of_whatever_workload() -> None:
             "--model-latency must read as 0, 120ms, 0.2s, fixed:50ms or lognormal:120ms:0.5",
         ),
         ("--model-latency lognormal:1s:9", "--model-latency must read as"),
-        ("--provider oracle", "--provider must be scripted, got 'oracle'"),
+        ("--provider oracle", "--provider invalid choice: 'oracle' (choose from 'anthropic', 'messages'"),
         ("--agents 99999999999999999999", "--agents must be at most 10,000,000, got '99999999999999999999'"),
         ("--seed x", "--seed must be a whole number, got 'x'"),
         ("--bogus", "unrecognized arguments: --bogus"),

@@ -8,8 +8,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from avm.actors import Kernel, Ref
-from avm.io import Completion, ModelRequest, Provider, ScriptedProvider, encode_fragment, io_tree
-from avm.io.pool import NAME
+from avm.actors.cell import Cell
+from avm.io import (
+    Completion,
+    ModelRequest,
+    OnEvent,
+    PlainProvider,
+    Provider,
+    ScriptedProvider,
+    encode_fragment,
+    io_tree,
+)
+from avm.io.pool import GATES, NAME, TOOLS
 from avm.memory import Store
 from avm.scheduler import Clock
 from avm.supervision import start_tree
@@ -24,6 +34,7 @@ async def pooled(
     async with Kernel(clock=clock, store=store, services={"roots": store.roots}) as kernel:
         await start_tree(kernel, io_tree(provider or ScriptedProvider(), **options))
         kernel.services["io"] = kernel.whereis(NAME)
+        kernel.services["tools"] = kernel.whereis(TOOLS)
         yield kernel
 
 
@@ -33,7 +44,25 @@ def front_of(kernel: Kernel) -> Ref:
     return front
 
 
-class Gated:
+def gates_of(kernel: Kernel) -> list[Cell]:
+    """Return the gates."""
+    gates = kernel.whereis(GATES)
+    supervisor = gates.reach() if gates is not None else None
+    return list((supervisor.children or {}).values()) if supervisor is not None else []
+
+
+def workers_of(kernel: Kernel) -> list[Cell]:
+    """Return the workers of all gates."""
+    return [worker for gate in gates_of(kernel) for worker in (gate.children or {}).values()]
+
+
+def tools_of(kernel: Kernel) -> Ref:
+    """Return the tool gate."""
+    gate: Ref = kernel.service("tools")
+    return gate
+
+
+class Gated(PlainProvider):
     """A provider whose calls wait until the test lets them go; `begun` lists the prompts of calls that have begun."""
 
     name = "gated"
@@ -46,7 +75,7 @@ class Gated:
         self.inside = 0
         self.closed = 0
 
-    async def complete(self, request: ModelRequest) -> Completion:
+    async def complete(self, request: ModelRequest, *, on_event: OnEvent | None = None) -> Completion:
         prompt = next(request.history())["content"]
         self.begun.append(prompt)
         self.inside += 1

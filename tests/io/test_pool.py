@@ -11,7 +11,15 @@ import pytest
 
 from avm.actors import Actor, Kernel, Ref, Request, event, on
 from avm.actors.event import ATOMS
-from avm.errors import ActorExited, AskTimeout, ProviderError, RateLimited, SpecError, StartError, ToolError
+from avm.errors import (
+    ActorExited,
+    AskTimeout,
+    InvalidRequest,
+    ProviderError,
+    SpecError,
+    StartError,
+    ToolError,
+)
 from avm.io import (
     CallTool,
     Complete,
@@ -28,7 +36,7 @@ from avm.io import (
 )
 from avm.testing import ManualClock
 from avm.tools import Tool, tool
-from tests.io.pooled import Gated, front_of, pooled, prompt
+from tests.io.pooled import Gated, front_of, pooled, prompt, tools_of, workers_of
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -134,11 +142,11 @@ def test_user_calls_leave_the_backlog_before_background_ones(run: Run) -> None:
 
 def test_a_provider_error_is_raised_where_it_was_asked_and_the_worker_lives(run: Run) -> None:
     async def body() -> None:
-        limited = RateLimited("slow down", "scripted", "m", "req_1", 2.5)
-        async with pooled(ScriptedProvider([limited, "fine"]), workers=1, concurrency=1) as kernel:
-            with pytest.raises(RateLimited) as caught:
+        wrong = InvalidRequest("no such model", "scripted", "m", "req_1")
+        async with pooled(ScriptedProvider([wrong, "fine"]), workers=1, concurrency=1) as kernel:
+            with pytest.raises(InvalidRequest) as caught:
                 await ask(kernel, "one")
-            assert caught.value.retry_after == 2.5
+            assert caught.value.request_id == "req_1"
 
             assert (await ask(kernel, "two")).text == "fine"
             found = await status(kernel)
@@ -172,7 +180,7 @@ def test_a_killed_worker_frees_its_place_for_a_call_that_waits(run: Run) -> None
         gated = Gated()
         async with pooled(gated, workers=0, concurrency=1) as kernel:
             first, second = await crowd(kernel, "first", "second")
-            (worker,) = list((front_of(kernel).reach().children or {}).values())  # type: ignore[union-attr]
+            (worker,) = workers_of(kernel)
 
             kernel.kill(worker.pid)
             await kernel.idle()
@@ -189,7 +197,8 @@ def test_a_killed_worker_frees_its_place_for_a_call_that_waits(run: Run) -> None
 def test_a_killed_idle_worker_is_not_given_work(run: Run) -> None:
     async def body() -> None:
         async with pooled(ScriptedProvider(), workers=2, concurrency=2) as kernel:
-            for cell in list((front_of(kernel).reach().children or {}).values()):  # type: ignore[union-attr]
+            await ask(kernel, "first")
+            for cell in workers_of(kernel):
                 kernel.kill(cell.pid)
 
             assert (await ask(kernel, "hello")).text == "You said: hello"
@@ -284,7 +293,7 @@ def test_a_call_that_cannot_be_right_is_refused_and_the_pool_lives(run: Run) -> 
             ):
                 await kernel.ask(front, Complete(prompt("a"), "urgent"))
             with pytest.raises(ToolError, match="tool 'f' must name its worker class, got a str"):
-                await kernel.ask(front, CallTool("not a tool", ToolCall("1", "f", "")))
+                await kernel.ask(tools_of(kernel), CallTool("not a tool", ToolCall("1", "f", "")))
 
             assert (await ask(kernel, "b")).text == "You said: b"
 
@@ -308,7 +317,7 @@ def test_a_worker_class_that_cannot_start_is_an_answer(run: Run) -> None:
         ATOMS.add(Licensed)
         async with pooled() as kernel:
             with pytest.raises(StartError, match="no licence"):
-                await kernel.ask(front_of(kernel), CallTool(wanted, ToolCall("1", "f", "")))
+                await kernel.ask(tools_of(kernel), CallTool(wanted, ToolCall("1", "f", "")))
             assert (await ask(kernel, "b")).text == "You said: b"
 
     run(body())

@@ -438,3 +438,45 @@ def test_a_full_store_leaves_the_conversation_as_it_was():
     before = conversation.messages()
     held.clear()
     assert conversation.append(say(1)).messages() == [*before, say(1)]
+
+
+# Its pieces.
+
+
+def test_pieces_are_the_pages_and_the_open_tail(store):
+    conversation = Conversation.new(store, "Be kind.", TOOLS).extend(long())
+
+    pieces = list(conversation.pieces())
+
+    assert tuple(Digest(piece.key) for piece in pieces[:-1]) == conversation.page_digests()
+    assert len(pieces) > 3
+    assert pieces[-1].key is None
+    assert [message for piece in pieces for message in piece.messages()] == long()
+    assert [piece.first for piece in pieces] == [sum(p.count for p in pieces[:n]) for n in range(len(pieces))]
+    assert conversation.prefix_size + sum(piece.size for piece in pieces) == conversation.size
+    assert [piece.end for piece in pieces] == [len(piece.run()) for piece in pieces]
+
+
+def test_an_empty_conversation_has_no_pieces(conversation):
+    assert list(conversation.pieces()) == []
+
+
+def test_what_a_longer_version_adds_to_a_tail_can_be_read_alone(conversation):
+    older = conversation.append(say(0)).append(say(1, LARGE))
+    newer = older.append(say(2)).append(say(3, LARGE))
+
+    (old,), (new,) = older.pieces(), newer.pieces()
+
+    assert old.holder is new.holder
+    assert old.messages() == [say(0), say(1, LARGE)]
+    assert new.messages(old.end, len(old.blobs)) == [say(2), say(3, LARGE)]
+    assert new.messages(new.end, len(new.blobs)) == []
+
+
+def test_looking_at_pieces_reads_nothing(store):
+    conversation = Conversation.new(store).extend(long())
+    conversation.cool()
+
+    assert sum(piece.count for piece in conversation.pieces()) == len(conversation)
+
+    assert store.statistics().pages["hot"] == 0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from avm import VM, Agent, ChildSpec, Request, child, event, on, pipeline, run, supervisor, tool
-from avm.errors import ActorExited, Overloaded, ProviderError, VMError
+from avm.errors import ActorExited, ProviderError, Refused, VMError
 from avm.io.providers import ScriptedProvider
 from avm.io.request import ModelRequest
 from avm.supervision import Backoff
@@ -162,12 +162,12 @@ def test_a_crash_of_the_io_pool_fails_the_call_and_the_next_one_works(run: Any) 
     assert run(body()) == "BE KIND. REVIEW: B"
 
 
-def test_a_provider_that_is_overloaded_crashes_the_agent_and_no_more(run: Any) -> None:
+def test_a_model_that_refuses_crashes_the_agent_and_no_more(run: Any) -> None:
     """An error of a call is the agent's to handle; unhandled it is a crash like any other."""
     down = True
 
     def script(request: ModelRequest) -> str | Exception:
-        return Overloaded("529", "scripted", request.model) if down else shout(request)
+        return Refused("no", "scripted", request.model) if down else shout(request)
 
     async def body() -> str:
         nonlocal down

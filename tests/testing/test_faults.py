@@ -26,7 +26,7 @@ from avm.errors import (
     SpecError,
     StartError,
 )
-from avm.io import ModelRequest, ScriptedProvider
+from avm.io import CallPolicy, ModelRequest, ScriptedProvider
 from avm.testing import simulate
 from avm.testing.faults import (
     MODEL_FAILURES,
@@ -53,7 +53,9 @@ def failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Talker(Writer):
-    """Tells what went wrong with the model instead of crashing."""
+    """Tells what went wrong with the model instead of crashing, and has nothing tried again."""
+
+    policy = CallPolicy(retry_for=0)
 
     @on(Note)
     async def talk(self, note: Note) -> str:
@@ -205,6 +207,16 @@ def test_a_model_call_fails_in_every_way_a_provider_knows(how: Any) -> None:
     assert told[0] == "You said: one"
     assert told[1].split()[0] == ERRORS[how].__name__
     assert told[2].startswith("You said:")
+
+
+@pytest.mark.parametrize("how", ["rate_limited", "overloaded", "timeout", "connection"])
+def test_what_may_pass_is_tried_again_and_the_agent_does_not_see_it(how: Any) -> None:
+    class Patient(Talker):
+        policy = CallPolicy()
+
+    with simulate(child("talker", Patient), faults=[ModelFails(call=1, how=how)]) as sim:
+        assert sim.run(sim.kernel.ask("talker", Note("one"))) == "You said: one"
+        assert 0 < sim.now < 10
 
 
 def test_a_rate_limit_may_say_when_to_come_back() -> None:

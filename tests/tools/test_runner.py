@@ -1,4 +1,4 @@
-"""Tool calls through the pool: whatever a tool does, the model gets something it can read."""
+"""Tool calls through the gate: whatever a tool does, the model gets something it can read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from avm.actors import Kernel
 from avm.errors import ToolError
-from avm.io import CallTool, PoolStatus, ToolCall, ToolOutcome
+from avm.io import ToolOutcome
 from avm.tools import Tool, tool
 from avm.tools.runner import as_text, shorten
-from tests.io.pooled import front_of, pooled
+from tests.tools.gated import gated
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -62,16 +61,10 @@ async def talks() -> str:
     return "a" * 500 + "z" * 500
 
 
-async def call(kernel: Kernel, wanted: Tool, arguments: str = "{}") -> ToolOutcome:
-    request = CallTool(wanted, ToolCall("c1", wanted.name, arguments))
-    outcome: ToolOutcome = await kernel.ask(front_of(kernel), request)
-    return outcome
-
-
 def outcome_of(run: Run, wanted: Tool, arguments: str = "{}") -> ToolOutcome:
     async def body() -> ToolOutcome:
-        async with pooled() as kernel:
-            return await call(kernel, wanted, arguments)
+        async with gated() as gate:
+            return await gate.call(wanted, arguments)
 
     found: ToolOutcome = run(body())
     return found
@@ -130,45 +123,16 @@ def test_a_long_result_loses_its_middle_and_says_so(run: Run) -> None:
     assert outcome.cut == 800
 
 
-def test_a_tool_that_exits_ends_its_worker_and_the_pool_answers_for_it(run: Run) -> None:
+def test_a_tool_that_exits_ends_its_worker_and_the_gate_answers_for_it(run: Run) -> None:
     async def body() -> None:
-        async with pooled() as kernel:
+        async with gated() as gate:
             with pytest.raises(ToolError) as caught:
-                await call(kernel, leaves)
+                await gate.call(leaves)
             assert "ended (SystemExit: 3) before it answered tool 'leaves'" in str(caught.value)
 
-            assert (await call(kernel, count_words, '{"text": "still here"}')).content == "2"
-            found = await kernel.ask(front_of(kernel), PoolStatus())
-            assert (found.tool_calls, found.tool_failures, found.crashed_workers) == (2, 1, 1)
-
-    run(body())
-
-
-def test_tool_calls_above_the_limit_wait_their_turn(run: Run) -> None:
-    async def body() -> None:
-        gate = asyncio.Event()
-        inside = 0
-        most = 0
-
-        @tool
-        async def enter() -> str:
-            """Enter."""
-            nonlocal inside, most
-            inside += 1
-            most = max(most, inside)
-            await gate.wait()
-            inside -= 1
-            return "in"
-
-        async with pooled(tool_concurrency=2) as kernel:
-            calls = [asyncio.ensure_future(call(kernel, enter)) for _ in range(6)]
-            await kernel.idle()
-            found = await kernel.ask(front_of(kernel), PoolStatus())
-            assert (found.tools_in_flight, found.tools_queued) == (2, 4)
-
-            gate.set()
-            assert [outcome.content for outcome in await asyncio.gather(*calls)] == ["in"] * 6
-            assert most == 2
+            assert (await gate.call(count_words, '{"text": "still here"}')).content == "2"
+            found = await gate.status()
+            assert (found.calls, found.failed, found.crashed_workers) == (2, 1, 1)
 
     run(body())
 

@@ -155,6 +155,16 @@ def test_the_name_can_be_chosen() -> None:
     assert (s.name, s.timeout) == ("sum-of-two", None)
 
 
+def test_a_tool_has_no_limits_and_is_not_pure_unless_it_says_so() -> None:
+    @tool(concurrency=2, rate=0.5, pure=True)
+    def look_up(word: str) -> str:
+        """Look a word up."""
+        return word
+
+    assert (look_up.concurrency, look_up.rate, look_up.pure) == (2, 0.5, True)
+    assert (add.concurrency, add.rate, add.pure) == (None, None, False)
+
+
 def test_annotations_of_the_user_keep_their_bounds() -> None:
     @tool
     def roll(sides: Annotated[int, msgspec.Meta(ge=2, le=100)]) -> int:
@@ -219,6 +229,13 @@ def test_a_function_that_cannot_be_a_tool_is_refused_at_import(function: Any, sa
         ({"timeout": 0}, "timeout must be a number of seconds above 0 or None, got 0"),
         ({"name": "two words"}, "the name 'two words' must be"),
         ({"output_limit": 10}, "output_limit must be 200 characters or more, got 10"),
+        ({"concurrency": 0}, "concurrency must be a whole number of 1 or more, or None, got 0"),
+        ({"concurrency": 1.5}, "concurrency must be a whole number of 1 or more, or None, got 1.5"),
+        ({"rate": 0}, "rate must be a number of calls a second above 0, or None, got 0"),
+        ({"rate": float("nan")}, "rate must be a number of calls a second above 0, or None, got nan"),
+        ({"rate": float("inf")}, "rate must be a number of calls a second above 0, or None, got inf"),
+        ({"rate": "often"}, "rate must be a number of calls a second above 0, or None, got 'often'"),
+        ({"pure": 1}, "pure must be True or False, got 1"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], says: str) -> None:

@@ -52,7 +52,7 @@ def test_an_actor_is_found_by_name_by_path_and_by_an_id_that_only_it_has(run: An
 def test_an_unknown_key_names_what_may_have_been_meant(run: Any) -> None:
     async def body() -> None:
         async with vm_of(troupe()) as vm:
-            with pytest.raises(KeyError, match=r"the name, path or id 'twoo'. Did you mean 'troupe/two'\?"):
+            with pytest.raises(KeyError, match=r"the name, path or id 'twoo'. Did you mean 'troupe/two'"):
                 vm["twoo"]
             with pytest.raises(NoProc, match="Did you mean 'troupe/branch/leaf'"):
                 vm["troop/branch/leaf"]

@@ -1,40 +1,131 @@
-"""Which provider a VM uses: what the program says, else `AVM_PROVIDER`, else anthropic with a key, else scripted."""
+"""Which provider a VM uses: what the program says, else `AVM_PROVIDER`, else anthropic with a key, else scripted.
+
+| name | what it is | where its settings come from |
+| --- | --- | --- |
+| anthropic | Claude, through the SDK | ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL |
+| messages | any server of the Messages API | AVM_BASE_URL, AVM_API_KEY |
+| openai | chat completions, hosted or compatible | OPENAI_API_KEY, OPENAI_BASE_URL |
+| local | a small model on this machine's CPU | |
+| scripted | no model at all | |
+
+For messages ANTHROPIC_BASE_URL will do, and ANTHROPIC_API_KEY goes to the server that names. A base URL without a
+name or an ANTHROPIC_API_KEY means messages.
+
+Each is imported when it is chosen, so a scripted run pays for none of them.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from avm.errors import VMError
+from avm.io.limits import Limits
 from avm.io.providers.provider import Provider
 from avm.io.providers.scripted import ScriptedProvider
 
-PROVIDERS = ("anthropic", "scripted")
+Maker = Callable[[Mapping[str, str], str | None, Limits | None], Provider]
 
 
-def choose_provider(chosen: str | Provider | None = None, env: Mapping[str, str] | None = None) -> Provider:
+def choose_provider(
+    chosen: str | Provider | None = None,
+    env: Mapping[str, str] | None = None,
+    *,
+    base_url: str | None = None,
+    limits: Limits | None = None,
+) -> Provider:
     """Return the provider to use.
 
     Args:
-        chosen: a provider, or the name of one; None leaves it to the environment.
-        env: where to look for `AVM_PROVIDER` and `ANTHROPIC_API_KEY`; default is the process's environment.
+        chosen: a provider, which is returned as it is, or the name of one; None leaves it to the environment.
+        env: where to look for the variables of the module's table; default is the process's environment.
+        base_url: the server to call, before what the environment says.
+        limits: what is allowed for each family of models; None leaves it to what responses say.
 
     Raises:
-        VMError: no provider of that name.
+        VMError: no provider of that name, or one that lacks a setting or takes none such; says which.
+        SpecError: a base URL or a key that cannot be right.
     """
     if chosen is not None and not isinstance(chosen, str):
+        if base_url or limits is not None:
+            raise VMError(
+                f"base_url= and limits= go with the name of a provider, but {chosen.name!r} is one already; "
+                "make it with them."
+            )
         return chosen
     found = os.environ if env is None else env
-    name = chosen or found.get("AVM_PROVIDER")
-    key = found.get("ANTHROPIC_API_KEY")
-    if not name:
-        name = "anthropic" if key else "scripted"
-    if name == "anthropic":
-        # Only who talks to Claude pays for importing what it takes.
-        from avm.io.providers.anthropic import AnthropicProvider
+    name = chosen or found.get("AVM_PROVIDER") or _by_what_is_there(found, base_url)
+    make = _MAKERS.get(name)
+    if make is None:
+        source = "provider" if chosen else "AVM_PROVIDER"
+        raise VMError(f"{source} must be one of {', '.join(PROVIDERS)}, got {name!r}.")
+    return make(found, base_url, limits)
 
-        return AnthropicProvider(api_key=key, base_url=found.get("ANTHROPIC_BASE_URL"))
-    if name == "scripted":
-        return ScriptedProvider()
-    source = "provider" if chosen else "AVM_PROVIDER"
-    raise VMError(f"{source} must be one of {', '.join(PROVIDERS)}, got {name!r}.")
+
+def _by_what_is_there(env: Mapping[str, str], base_url: str | None) -> str:
+    if env.get("ANTHROPIC_API_KEY"):
+        return "anthropic"
+    return "messages" if base_url or env.get("AVM_BASE_URL") else "scripted"
+
+
+def _anthropic(env: Mapping[str, str], base_url: str | None, limits: Limits | None) -> Provider:
+    from avm.io.providers.anthropic import AnthropicProvider
+
+    url = base_url or env.get("ANTHROPIC_BASE_URL")
+    return AnthropicProvider(env.get("ANTHROPIC_API_KEY"), base_url=url or None, limits=limits)
+
+
+def _messages(env: Mapping[str, str], base_url: str | None, limits: Limits | None) -> Provider:
+    from avm.io.providers.messages import MessagesProvider
+
+    url = base_url or env.get("AVM_BASE_URL") or env.get("ANTHROPIC_BASE_URL")
+    if not url:
+        raise VMError(
+            "provider messages needs the server to call; set AVM_BASE_URL or pass base_url=, like "
+            "http://127.0.0.1:8080."
+        )
+    return MessagesProvider(url, env.get("AVM_API_KEY") or _key_for(env, url), limits=limits)
+
+
+# The key of the hosted API is sent to where it belongs, and to no server that was only named with a URL.
+def _key_for(env: Mapping[str, str], url: str) -> str | None:
+    ours = {"https://api.anthropic.com", env.get("ANTHROPIC_BASE_URL", "").rstrip("/")}
+    return env.get("ANTHROPIC_API_KEY") if url.rstrip("/") in ours else None
+
+
+def _openai(env: Mapping[str, str], base_url: str | None, limits: Limits | None) -> Provider:
+    from avm.io.providers.openai import OpenAIProvider
+
+    url = base_url or env.get("OPENAI_BASE_URL")
+    return OpenAIProvider(env.get("OPENAI_API_KEY"), base_url=url or None, limits=limits)
+
+
+def _local(env: Mapping[str, str], base_url: str | None, limits: Limits | None) -> Provider:
+    from avm.io.providers.local import LocalProvider
+
+    _refuse_url("local", base_url)
+    return LocalProvider(limits=limits)
+
+
+def _scripted(env: Mapping[str, str], base_url: str | None, limits: Limits | None) -> Provider:
+    _refuse_url("scripted", base_url)
+    return ScriptedProvider(limits=limits)
+
+
+def _refuse_url(name: str, base_url: str | None) -> None:
+    if base_url:
+        raise VMError(
+            f"provider {name} calls no server, but base_url={base_url!r} was given; "
+            "choose anthropic, messages or openai, or leave it out."
+        )
+
+
+_MAKERS: dict[str, Maker] = {
+    "anthropic": _anthropic,
+    "messages": _messages,
+    "openai": _openai,
+    "local": _local,
+    "scripted": _scripted,
+}
+PROVIDERS = tuple(_MAKERS)
+"""The names that can be chosen."""

@@ -15,7 +15,9 @@ import msgspec
 
 from avm.actors.event import ATOMS
 from avm.errors import BadOutput, WorkloadError
+from avm.io.limits import Limits
 from avm.io.providers.scripted import Faults, Latency, ScriptedProvider, Sleep
+from avm.io.providers.simulated import SimulatedServer
 from avm.io.request import Completion, Message, ModelRequest, decode_fragment, encode_fragment
 
 ROLES = {"user": "u", "assistant": "a", "tool": "t"}
@@ -98,7 +100,7 @@ class RecordedProvider(ScriptedProvider):
 
     Args:
         recordings: where the replies are.
-        latency, faults, seed, concurrency, sleep: as for `ScriptedProvider`.
+        latency, faults, seed, concurrency, sleep, limits, server: as for `ScriptedProvider`.
     """
 
     def __init__(
@@ -110,8 +112,19 @@ class RecordedProvider(ScriptedProvider):
         seed: int = 0,
         concurrency: int | None = None,
         sleep: Sleep | None = None,
+        limits: Limits | None = None,
+        server: SimulatedServer | None = None,
     ) -> None:
-        super().__init__((), latency=latency, faults=faults, seed=seed, concurrency=concurrency, sleep=sleep)
+        super().__init__(
+            (),
+            latency=latency,
+            faults=faults,
+            seed=seed,
+            concurrency=concurrency,
+            sleep=sleep,
+            limits=limits,
+            server=server,
+        )
         self.recordings = recordings
 
     async def reply(self, request: ModelRequest, number: int) -> Completion:

@@ -1,8 +1,10 @@
 """The scripted provider: deterministic, offline, and what a VM uses when it is told of no other.
 
 A script is a list of replies given in order, or a function of the request; without one, `echo` answers. A latency
-model says how long a reply takes and `faults` which requests fail, so that tests and examples meet what a hosted
-model would do to them.
+model says how long a reply takes and `faults` which requests fail, or where a stream breaks; a simulated server adds
+limits, a prompt cache and accounts. So tests and examples meet what a hosted model would do to them.
+
+Whoever looks gets the reply in pieces: it begins after a first share of its time, and what is said comes over the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from typing import Any
 
 import attrs
 
-from avm.errors import BadOutput, SpecError
+from avm.errors import BadOutput, ProviderConnection, SpecError
+from avm.io.limits import Limits
+from avm.io.prices import price_of
+from avm.io.providers.provider import Capabilities, Delta, OnEvent, PlainProvider, Price, Started
+from avm.io.providers.simulated import AcceptedCall, SimulatedServer
 from avm.io.request import Completion, Message, ModelRequest, encode_fragment
 
 Scripted = str | Message | Completion | Exception
@@ -25,9 +31,14 @@ Scripted = str | Message | Completion | Exception
 Script = Iterable[Scripted] | Callable[[ModelRequest], Scripted | Awaitable[Scripted]]
 
 Faults = Callable[[ModelRequest, int], Exception | None]
-"""Called with each request and its number, counted from 1; an error it returns is raised in place of the reply."""
+"""Called with each request and its number, counted from 1; an error it returns is raised in place of the reply, a
+`CutStream` in the middle of it."""
 
+Now = Callable[[], float]
 Sleep = Callable[[float], Awaitable[object]]
+
+PIECES = 5
+"""In how many pieces a text comes, at most."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "": 1.0}
 
@@ -38,12 +49,14 @@ class Latency:
 
     median: float = 0.0
     sigma: float = 0.0
+    first: float = 0.4
+    """The share of its time after which a reply begins."""
 
     def __attrs_post_init__(self) -> None:
-        if not 0 <= self.median < 3600 or not 0 <= self.sigma <= 3:
+        if not 0 <= self.median < 3600 or not 0 <= self.sigma <= 3 or not 0 <= self.first <= 1:
             raise SpecError(
-                "Latency: median must be 0 to 3600 seconds and sigma 0 to 3, "
-                f"got median={self.median!r}, sigma={self.sigma!r}."
+                "Latency: median must be 0 to 3600 seconds, sigma 0 to 3 and first 0 to 1, "
+                f"got median={self.median!r}, sigma={self.sigma!r}, first={self.first!r}."
             )
 
     @classmethod
@@ -84,7 +97,23 @@ def _plain(number: float) -> str:
     return f"{number:.6f}".rstrip("0").rstrip(".")
 
 
-class ScriptedProvider:
+class CutStream(ProviderConnection):
+    """A fault: the line breaks after so many pieces of the reply, or at its end if there are fewer.
+
+    Args:
+        after: pieces that still come; 0 cuts right after the reply has begun.
+    """
+
+    def __init__(self, after: int = 0) -> None:
+        if after < 0:
+            raise SpecError(f"CutStream: after must be 0 pieces or more, got {after!r}.")
+        super().__init__(
+            f"the line to the scripted provider broke after {after} pieces of the reply.", "scripted"
+        )
+        self.after = after
+
+
+class ScriptedProvider(PlainProvider):
     """Answers from a script.
 
     Args:
@@ -94,6 +123,8 @@ class ScriptedProvider:
         seed: of the latencies.
         concurrency: calls at once; None leaves it to the pool.
         sleep: waits for seconds; default is the clock of the VM whose pool it serves, outside of one the event loop's.
+        limits: what it says is allowed, enforced or not; default is what `server` enforces.
+        server: limits, caches prompts and keeps accounts as a hosted provider does; None does nothing of it.
     """
 
     name = "scripted"
@@ -107,12 +138,17 @@ class ScriptedProvider:
         seed: int = 0,
         concurrency: int | None = None,
         sleep: Sleep | None = None,
+        limits: Limits | None = None,
+        server: SimulatedServer | None = None,
     ) -> None:
         self.concurrency = concurrency
         self.latency = latency if latency is not None else Latency()
+        self.server = server
         self.requests: int = 0
+        self._limits = limits or (server.limits.limits if server is not None else Limits())
         self._faults = faults
         self._random = Random(seed)
+        self._now: Now | None = None
         self._sleep = sleep
         self._chosen_sleep = sleep is not None
         self._function = script if callable(script) else None
@@ -122,20 +158,107 @@ class ScriptedProvider:
         elif not callable(script):
             self._replies = iter([script] if isinstance(script, (str, dict)) else script)
 
-    async def complete(self, request: ModelRequest) -> Completion:
-        """Give the next reply of the script."""
+    async def complete(self, request: ModelRequest, *, on_event: OnEvent | None = None) -> Completion:
+        """Give the next reply of the script; in pieces if somebody looks."""
         self.requests += 1
         number = self.requests
         seconds = self.latency.sample(self._random)
-        if seconds:
-            await (self._sleep or asyncio.sleep)(seconds)
+        if self.server is not None:
+            return await self._serve(self.server, request, number, seconds, on_event)
+        if on_event is not None:
+            return await self._begin(request, number, seconds, on_event, None)
+        await self._wait(seconds)
+        cut = self._fail(request, number)
+        completion = await self._answer(request, number)
+        if cut is not None:
+            raise cut
+        return completion
+
+    def capabilities(self, model: str) -> Capabilities:
+        """One family; a prompt cache if its server has one."""
+        cache = self.server.cache if self.server is not None else None
+        if cache is None:
+            return Capabilities(family=self.name)
+        return Capabilities(family=self.name, prompt_cache="prefix", min_cached_tokens=cache.min_tokens)
+
+    def price(self, model: str) -> Price | None:
+        """What its server charges, or the table says."""
+        return price_of(model, self.server.prices if self.server is not None else None)
+
+    def limits(self, model: str) -> Limits:
+        """What it was told, for all models."""
+        return self._limits
+
+    async def _serve(
+        self,
+        server: SimulatedServer,
+        request: ModelRequest,
+        number: int,
+        seconds: float,
+        on_event: OnEvent | None,
+    ) -> Completion:
+        call = server.accept(request, self._time())
+        try:
+            completion = await self._begin(request, number, seconds, on_event, call)
+        except BaseException:
+            server.give_up(call, self._time())
+            raise
+        return server.settle(call, completion, self._time())
+
+    async def _begin(
+        self,
+        request: ModelRequest,
+        number: int,
+        seconds: float,
+        on_event: OnEvent | None,
+        call: AcceptedCall | None,
+    ) -> Completion:
+        await self._wait(seconds * self.latency.first)
+        cut = self._fail(request, number)
+        completion = await self._answer(request, number)
+        if call is not None and self.server is not None:
+            self.server.begun(call, self._time())
+        rest = seconds * (1 - self.latency.first)
+        if on_event is None:
+            await self._wait(rest)
+        else:
+            on_event(Started(completion.request_id))
+            await self._say(completion, rest, on_event, cut)
+        if cut is not None:
+            raise cut
+        return completion
+
+    async def _say(
+        self, completion: Completion, seconds: float, on_event: OnEvent, cut: CutStream | None
+    ) -> None:
+        deltas = pieces_of(completion)
+        for number, delta in enumerate(deltas):
+            if cut is not None and number >= cut.after:
+                return
+            await self._wait(seconds / len(deltas))
+            on_event(delta)
+        if not deltas:
+            await self._wait(seconds)
+
+    # Raises the fault of a request; returns it if it is one for later.
+    def _fail(self, request: ModelRequest, number: int) -> CutStream | None:
         fault = self._faults(request, number) if self._faults is not None else None
-        if fault is not None:
-            raise fault
+        if fault is None or isinstance(fault, CutStream):
+            return fault
+        raise fault
+
+    async def _answer(self, request: ModelRequest, number: int) -> Completion:
         reply = await self.reply(request, number)
         if isinstance(reply, Exception):
             raise reply
         return reply if isinstance(reply, Completion) else as_completion(reply, request, self.name)
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds:
+            await (self._sleep or asyncio.sleep)(seconds)
+
+    def _time(self) -> float:
+        return self._now() if self._now is not None else asyncio.get_running_loop().time()
 
     async def reply(self, request: ModelRequest, number: int) -> Scripted:
         """Return what the script says to request `number`."""
@@ -156,12 +279,26 @@ class ScriptedProvider:
         return found
 
     def use_sleep(self, sleep: Sleep) -> None:
-        """Wait with this from now on, unless it was told at its making how to; the pool calls it when it starts."""
+        """Wait with this from now on, unless it was told at its making how to."""
         if not self._chosen_sleep:
             self._sleep = sleep
 
-    async def close(self) -> None:
-        """Nothing to give up."""
+    def use_clock(self, now: Now, sleep: Sleep) -> None:
+        """Live on this clock from now on, as `use_sleep`; the pool calls it when it starts."""
+        self._now = now
+        self.use_sleep(sleep)
+
+
+def pieces_of(completion: Completion) -> list[Delta]:
+    """Return a reply as the pieces it comes in: its words in a handful, then the arguments of each tool call."""
+    words = re.findall(r"\s*\S+|\s+$", completion.text)
+    size = -(-len(words) // PIECES)
+    deltas = [Delta("".join(words[start : start + size])) for start in range(0, len(words), size or 1)]
+    first = 1 if words else 0
+    deltas.extend(
+        Delta(call.arguments, "tool", first + number) for number, call in enumerate(completion.tool_calls)
+    )
+    return deltas
 
 
 def as_completion(reply: str | Message, request: ModelRequest, provider: str) -> Completion:

@@ -3,16 +3,27 @@
 The API wants turns to alternate and all results of one step in one user message, so neighbours of one role are joined.
 Empty text is left out, since the API refuses it. What a model may say besides text and tool calls (thinking with its
 signature, say) is kept under "blocks" of the neutral message and goes back as it came.
+
+`Turns` is the same encoded: messages are added as they come, and what was encoded stays as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from avm.io.request import Completion, Message, Usage, encode_fragment
+
+Block = dict[str, Any]
+"""One block of a message's content, as the API has it."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+# To the API.
 
 
 def to_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -22,7 +33,7 @@ def to_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
         blocks = _blocks(message)
         if not blocks:
             continue
-        role = "assistant" if message["role"] == "assistant" else "user"
+        role = _role(message)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"].extend(blocks)
         else:
@@ -30,7 +41,24 @@ def to_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
     return turns
 
 
-def _blocks(message: Message) -> list[dict[str, Any]]:
+def to_input(arguments: str) -> dict[str, Any]:
+    """Return the input of a tool call from the text a model wrote.
+
+    The API takes an object only; what was written otherwise (shell text, broken JSON) is shown to the model under one
+    key.
+    """
+    try:
+        found = msgspec.json.decode(arguments) if arguments.strip() else {}
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {"arguments": arguments}
+
+
+def _role(message: Message) -> str:
+    return "assistant" if message["role"] == "assistant" else "user"
+
+
+def _blocks(message: Message) -> list[Block]:
     if message["role"] == "tool":
         block = {
             "type": "tool_result",
@@ -42,50 +70,161 @@ def _blocks(message: Message) -> list[dict[str, Any]]:
         return [block]
     if message.get("blocks"):
         return list(message["blocks"])
-    blocks: list[dict[str, Any]] = []
+    blocks: list[Block] = []
     if message["content"].strip():
         blocks.append({"type": "text", "text": message["content"]})
     for call in message.get("tool_calls") or ():
         blocks.append(
-            {"type": "tool_use", "id": call["id"], "name": call["name"], "input": _input(call["arguments"])}
+            {"type": "tool_use", "id": call["id"], "name": call["name"], "input": to_input(call["arguments"])}
         )
     return blocks
 
 
-# The API takes an object only; what a model wrote otherwise (shell text, broken JSON) is shown to it under one key.
-def _input(arguments: str) -> dict[str, Any]:
+OPENING = {role: b'{"role":"%b","content":[' % role.encode() for role in ("user", "assistant")}
+"""How an encoded turn of a role begins, up to its first block."""
+
+CLOSING = b"]}"
+"""How it ends."""
+
+BREAKPOINT = b'"cache_control":'
+"""In encoded JSON it is a key: inside a string the quotes would be escaped."""
+
+
+class Turns:
+    """A stretch of messages as turns of the Messages API, encoded. It grows at its end and nowhere else.
+
+    The last turn is not closed, so what follows can be joined to it. For every number of messages it is known where
+    they end, so earlier versions of a conversation use the same bytes.
+
+    Attributes:
+        text: the turns, joined by commas, without the `CLOSING` of the last.
+        begins: the role of the first turn; empty if there is none.
+        ends: where each message ends in `text`.
+        roles: the role of the last turn after each message; empty if there is none yet.
+        marks: where, after each message, a `cache_control` for all before goes into `text`; 0 if nowhere.
+        own: how many cache breakpoints the messages brought along.
+    """
+
+    __slots__ = ("begins", "ends", "marks", "own", "roles", "text")
+
+    PER_MESSAGE = 100
+    """Bytes that are kept of a message besides its text, about."""
+
+    def __init__(self, messages: Iterable[Message] = ()) -> None:
+        self.text = bytearray()
+        self.begins = ""
+        self.ends: list[int] = []
+        self.roles: list[str] = []
+        self.marks: list[int] = []
+        self.own = 0
+        self.extend(messages)
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes of RAM, about."""
+        return len(self.text) + self.PER_MESSAGE * (len(self.ends) + 2)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def extend(self, messages: Iterable[Message]) -> None:
+        """Add messages at the end: all, or none if one of them is no neutral message."""
+        found = [
+            (_role(message), [_encode_block(block) for block in _blocks(message)]) for message in messages
+        ]
+        role = self.roles[-1] if self.roles else ""
+        mark = self.marks[-1] if self.marks else 0
+        for spoke, blocks in found:
+            if blocks:
+                role = self._turn_to(spoke, role)
+                mark = self._add(blocks) or mark
+            self.ends.append(len(self.text))
+            self.roles.append(role)
+            self.marks.append(mark)
+
+    def _turn_to(self, role: str, last: str) -> str:
+        if role == last:
+            self.text += b","
+            return role
+        if last:
+            self.text += CLOSING + b","
+        else:
+            self.begins = role
+        self.text += OPENING[role]
+        return role
+
+    def _add(self, blocks: Sequence[tuple[bytes, bool]]) -> int:
+        text = self.text
+        mark = 0
+        for number, (block, takes_breakpoint) in enumerate(blocks):
+            if number:
+                text += b","
+            text += block
+            own = block.count(BREAKPOINT)
+            self.own += own
+            if takes_breakpoint and not own:
+                mark = len(text) - 1
+        return mark
+
+
+def _encode_block(block: Block) -> tuple[bytes, bool]:
+    """Return a block as JSON, and whether the API takes a breakpoint on it."""
     try:
-        found = msgspec.json.decode(arguments) if arguments.strip() else {}
-    except msgspec.DecodeError:
-        found = None
-    return found if isinstance(found, dict) else {"arguments": arguments}
+        return _encode(block), _takes_breakpoint(block)
+    except UnicodeEncodeError:
+        # Half a surrogate pair, which recorded texts do hold, is no UTF-8: it is escaped.
+        return json.dumps(block, separators=(",", ":")).encode(), _takes_breakpoint(block)
 
 
-class _Block(msgspec.Struct):
+def _takes_breakpoint(block: Block) -> bool:
+    # Not on thinking, and not on empty text.
+    kind = block.get("type")
+    if kind == "text":
+        text = block.get("text")
+        return isinstance(text, str) and bool(text.strip())
+    return kind is not None and kind not in ("thinking", "redacted_thinking")
+
+
+# From the API.
+
+
+class ReplyBlock(msgspec.Struct):
+    """A block of a reply, as far as avm looks into it."""
+
     type: str
     text: str = ""
     id: str = ""
     name: str = ""
     # As the model wrote it: the neutral message keeps this text, not what it means.
     input: msgspec.Raw = msgspec.Raw(b"{}")
+    citations: list[msgspec.Raw] | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the neutral message says all of it in `content` or `tool_calls`."""
+        return self.type == "tool_use" or (self.type == "text" and not self.citations)
 
 
-class _Tokens(msgspec.Struct):
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_input_tokens: int | None = 0
-    cache_creation_input_tokens: int | None = 0
+class Tokens(msgspec.Struct):
+    """What a reply, or an event of one, says of the tokens it took; None where it says nothing."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class _Reply(msgspec.Struct):
     content: list[msgspec.Raw]
     model: str = ""
     stop_reason: str | None = None
-    usage: _Tokens | None = None
+    usage: Tokens | None = None
 
 
 _reply = msgspec.json.Decoder(_Reply)
-_block = msgspec.json.Decoder(_Block)
+
+read_block = msgspec.json.Decoder(ReplyBlock).decode
+"""Reads a block of a reply. Raises msgspec.DecodeError if it is none."""
 
 
 def from_reply(body: bytes, provider: str, request_id: str) -> Completion:
@@ -94,34 +233,47 @@ def from_reply(body: bytes, provider: str, request_id: str) -> Completion:
     Raises:
         msgspec.DecodeError: it is not JSON, or not such a response; says where.
     """
-    reply = _reply.decode(body)
-    blocks = [_block.decode(raw) for raw in reply.content]
-    message: Message = {"role": "assistant", "content": "".join(b.text for b in blocks if b.type == "text")}
-    calls = [
-        {"id": b.id, "name": b.name, "arguments": bytes(b.input).decode()}
-        for b in blocks
-        if b.type == "tool_use"
-    ]
-    if calls:
-        message["tool_calls"] = calls
-    if any(b.type not in ("text", "tool_use") for b in blocks):
-        message["blocks"] = [msgspec.json.decode(raw) for raw in reply.content]
+    try:
+        reply = _reply.decode(body)
+        blocks = [read_block(raw) for raw in reply.content]
+        calls = [to_call(b.id, b.name, bytes(b.input).decode()) for b in blocks if b.type == "tool_use"]
+        whole = all(block.is_plain for block in blocks)
+        kept = None if whole else [msgspec.json.decode(raw) for raw in reply.content]
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
+    text = "".join([block.text for block in blocks if block.type == "text"])
     return Completion(
-        fragment=encode_fragment(message),
+        fragment=encode_reply(text, calls, kept),
         stop_reason=reply.stop_reason or "end_turn",
         model=reply.model,
-        usage=_usage(reply.usage),
+        usage=to_usage(reply.usage),
         provider=provider,
         request_id=request_id,
     )
 
 
-def _usage(tokens: _Tokens | None) -> Usage | None:
+def to_call(id: str, name: str, arguments: str) -> dict[str, str]:
+    """Return a tool call as the neutral message has it."""
+    return {"id": id, "name": name, "arguments": arguments}
+
+
+def encode_reply(text: str, calls: Sequence[dict[str, str]], blocks: Sequence[Block] | None) -> bytes:
+    """Return a reply as a fragment; `blocks` are all its blocks, None if text and calls say it all."""
+    message: Message = {"role": "assistant", "content": text}
+    if calls:
+        message["tool_calls"] = calls
+    if blocks is not None:
+        message["blocks"] = blocks
+    return encode_fragment(message)
+
+
+def to_usage(tokens: Tokens | None) -> Usage | None:
+    """Return the usage a reply states; None if it states none."""
     if tokens is None:
         return None
     return Usage(
-        tokens.input_tokens,
-        tokens.output_tokens,
+        tokens.input_tokens or 0,
+        tokens.output_tokens or 0,
         tokens.cache_read_input_tokens or 0,
         tokens.cache_creation_input_tokens or 0,
     )

@@ -1,33 +1,53 @@
-"""The anthropic provider over real HTTP: a Messages API server on the loopback interface answers the real SDK."""
+"""The anthropic provider over real HTTP: a server on the loopback interface answers the real SDK."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+import importlib
+import traceback
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from avm.agents import Agent
 from avm.errors import (
     BadOutput,
     ContextOverflow,
+    InvalidRequest,
+    NotAuthorized,
     Overloaded,
     ProviderConnection,
     ProviderError,
+    ProviderFailed,
     ProviderTimeout,
     RateLimited,
     Refused,
+    SpendLimitReached,
 )
 from avm.io import ModelRequest, encode_fragment
+from avm.io.limits import Allowance, Limits, RateLimits
 from avm.io.providers.anthropic import AnthropicProvider
+from avm.io.providers.messages import MAX_UNSTREAMED_TOKENS
+from avm.io.providers.provider import BatchProvider, BatchState, Delta, Started, StreamEvent
 from avm.tools import tool
 from tests.io.pooled import pooled, prompt
+from tests.io.providers.raw_server import (
+    SHORT,
+    STREAM,
+    RawServer,
+    Received,
+    always,
+    events,
+    failure,
+    message,
+    reset,
+    response,
+    serving,
+)
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+KEY = "sk-test-0123456789"
 
 # Importing the SDK takes a second or two, so the first of these is slow whichever it is.
 pytestmark = [
@@ -36,70 +56,31 @@ pytestmark = [
 ]
 
 
-class Server:
-    """Answers /v1/messages as it is told and keeps what it was sent."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.bodies.append(await request.json())
-        self.headers.append(dict(request.headers))
-        return await self.answer(request)
+@pytest.fixture(scope="module", autouse=True)
+def sdk() -> None:
+    """Import the SDK before the first test runs: on a busy machine that alone takes longer than a test may."""
+    importlib.import_module("anthropic")
 
 
-@asynccontextmanager
-async def serving(answer: Answer, **options: Any) -> AsyncIterator[tuple[Server, AnthropicProvider]]:
-    server = Server(answer)
-    app = web.Application()
-    app.router.add_post("/v1/messages", server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    server.url = f"http://127.0.0.1:{port}"
-    provider = AnthropicProvider("sk-test", base_url=server.url, **options)
+async def complete(server: RawServer, *, stream: bool = False, **options: Any) -> Any:
+    """Make one call; with `stream` the events are looked at. Return the completion, or the error."""
+    provider = AnthropicProvider(KEY, base_url=server.url, **options)
     try:
-        yield server, provider
+        return await provider.complete(
+            prompt("Hello", agent="newsroom/critic"), on_event=(lambda _: None) if stream else None
+        )
+    except ProviderError as error:
+        return error
     finally:
         await provider.close()
-        await runner.cleanup()
-
-
-def message(*blocks: dict[str, Any], stop_reason: str = "end_turn") -> web.Response:
-    body = {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": "claude-test",
-        "content": list(blocks),
-        "stop_reason": stop_reason,
-        "usage": {"input_tokens": 12, "output_tokens": 3},
-    }
-    return web.json_response(body, headers={"request-id": "req_42"})
-
-
-def failure(status: int, kind: str, text: str, **headers: str) -> web.Response:
-    body = {"type": "error", "error": {"type": kind, "message": text}}
-    return web.json_response(body, status=status, headers={"request-id": "req_7", **headers})
-
-
-def always(make: Callable[[], web.Response]) -> Answer:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return make()
-
-    return answer
 
 
 def test_a_call_goes_out_in_the_shape_of_the_api_and_comes_back_neutral(run: Run) -> None:
     async def body() -> None:
-        text = {"type": "text", "text": "Let me see."}
         use = {"type": "tool_use", "id": "t1", "name": "count", "input": {"text": "a b"}}
-        async with serving(always(lambda: message(text, use, stop_reason="tool_use"))) as (server, provider):
+        reply = message(content=[{"type": "text", "text": "Let me see."}, use], stop_reason="tool_use")
+        async with serving(always(response(reply))) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
             request = ModelRequest(
                 model="claude-test",
                 messages=(encode_fragment({"role": "user", "content": "How many words?"}),),
@@ -108,16 +89,19 @@ def test_a_call_goes_out_in_the_shape_of_the_api_and_comes_back_neutral(run: Run
                 max_tokens=99,
             )
             completion = await provider.complete(request)
+            await provider.close()
 
-        (sent,) = server.bodies
-        assert sent == {
+        (sent,) = server.received
+        assert sent.json == {
             "model": "claude-test",
             "max_tokens": 99,
             "system": "Be brief.",
             "tools": [{"name": "count", "description": "Count.", "input_schema": {"type": "object"}}],
             "messages": [{"role": "user", "content": [{"type": "text", "text": "How many words?"}]}],
         }
-        assert any("sk-test" in value for value in server.headers[0].values())
+        assert sent.headers["authorization"] == f"Bearer {KEY}"
+        assert sent.headers["content-type"] == "application/json"
+        assert "x-stainless-lang" in sent.headers
         assert completion.text == "Let me see."
         assert completion.tool_calls[0].arguments == '{"text": "a b"}'
         assert (completion.stop_reason, completion.request_id) == ("tool_use", "req_42")
@@ -127,141 +111,316 @@ def test_a_call_goes_out_in_the_shape_of_the_api_and_comes_back_neutral(run: Run
     run(body())
 
 
+def test_a_stream_comes_in_pieces_and_limits_with_it(run: Run) -> None:
+    async def body() -> None:
+        seen: list[StreamEvent] = []
+        headers = {**STREAM, "Anthropic-Ratelimit-Requests-Remaining": "49"}
+        async with serving(always(response(events("Hel", "lo"), headers=headers))) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            completion = await provider.complete(prompt("a"), on_event=seen.append)
+            await provider.close()
+
+        assert server.received[0].json["stream"] is True
+        assert seen == [Started("req_42"), Delta("Hel"), Delta("lo")]
+        assert completion.text == "Hello"
+        assert completion.limits == RateLimits(requests=Allowance(None, 49))
+
+    run(body())
+
+
+def test_a_reply_that_may_take_long_is_streamed_though_nobody_looks(run: Run) -> None:
+    async def body() -> None:
+        async with serving(always(response(events("Hi"), headers=STREAM))) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            completion = await provider.complete(prompt("a", max_tokens=MAX_UNSTREAMED_TOKENS + 1))
+            await provider.close()
+
+        assert server.received[0].json["stream"] is True
+        assert completion.text == "Hi"
+
+    run(body())
+
+
 @pytest.mark.parametrize(
-    "make, kind, says",
+    "whole, kind, says",
     [
-        (lambda: failure(429, "rate_limit_error", "slow down"), RateLimited, "HTTP 429: slow down"),
-        (lambda: failure(529, "overloaded_error", "busy"), Overloaded, "HTTP 529: busy"),
-        (lambda: failure(503, "api_error", "gone"), Overloaded, "HTTP 503"),
-        (lambda: failure(504, "timeout_error", "late"), ProviderTimeout, "HTTP 504"),
-        (lambda: failure(413, "request_too_large", "too large"), ContextOverflow, "HTTP 413"),
+        (response(failure("rate_limit_error", "slow down"), 429), RateLimited, "HTTP 429: slow down"),
         (
-            lambda: failure(400, "invalid_request_error", "prompt is too long: 9 > 8"),
-            ContextOverflow,
-            "prompt is too long",
+            response(failure("rate_limit_error", "no", error_code="enforced_spend_limit_reached"), 429),
+            SpendLimitReached,
+            "enforced_spend_limit_reached",
         ),
-        (lambda: failure(400, "invalid_request_error", "no"), ProviderError, "HTTP 400: no"),
-        (lambda: failure(401, "authentication_error", "bad key"), ProviderError, "check ANTHROPIC_API_KEY"),
-        (lambda: failure(404, "not_found_error", "no model"), ProviderError, "check the model 'm'"),
-        (lambda: failure(500, "api_error", "oops"), ProviderError, "HTTP 500: oops"),
-        (lambda: message(stop_reason="refusal"), Refused, "refused to answer"),
-        (lambda: message(stop_reason="model_context_window_exceeded"), ContextOverflow, "1 messages fills"),
-        (
-            lambda: web.Response(text="<html>proxy</html>", content_type="text/html"),
-            BadOutput,
-            "it begins '<html>proxy</html>'",
-        ),
+        (response(failure("overloaded_error", "busy"), 529), Overloaded, "HTTP 529: busy"),
+        (response(failure("api_error", "gone"), 503), Overloaded, "HTTP 503"),
+        (response(failure("timeout_error", "late"), 504), ProviderTimeout, "HTTP 504"),
+        (response(failure("request_too_large", "too large"), 413), ContextOverflow, "HTTP 413"),
+        (response(failure("invalid_request_error", "no"), 400), InvalidRequest, "HTTP 400: no"),
+        (response(failure("authentication_error", KEY), 401), NotAuthorized, "check ANTHROPIC_API_KEY"),
+        (response(failure("not_found_error", "no model"), 404), InvalidRequest, "check the model 'm'"),
+        (response(failure("api_error", "oops"), 500), ProviderFailed, "HTTP 500: oops"),
+        (response("", 307, {"location": "http://other/"}), InvalidRequest, "'http://other/'"),
+        (response(message(stop_reason="refusal")), Refused, "refused to answer"),
+        (response(message(stop_reason="model_context_window_exceeded")), ContextOverflow, "1 messages fills"),
+        (response("<html>proxy</html>", content="text/html"), BadOutput, "it begins '<html>proxy</html>'"),
+        (response('{"content": [{"type": "te'), ProviderConnection, "breaks off after 25 bytes"),
+        (response(message(), headers={"content-length": "5000"}), ProviderConnection, "broken one"),
+        (b"220 smtp.example ESMTP\r\n\r\n", ProviderConnection, "broken one"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", ProviderConnection, "broken one"),
+        (response("no gzip", headers={"content-encoding": "gzip"}), ProviderConnection, "broken one"),
+        (response(events("Hel", end=False), headers=STREAM), ProviderConnection, "ended before"),
     ],
 )
 def test_failures_become_typed_errors_and_are_not_retried(
-    run: Run, make: Callable[[], web.Response], kind: type[ProviderError], says: str
+    run: Run, whole: bytes, kind: type[ProviderError], says: str
 ) -> None:
     async def body() -> None:
-        async with serving(always(make)) as (server, provider):
-            with pytest.raises(ProviderError) as caught:
-                await provider.complete(prompt("Hello", agent="newsroom/critic"))
+        for stream in (True,) if b"event-stream" in whole else (False, True):
+            async with serving(always(whole)) as server:
+                error = await complete(server, stream=stream)
 
-        assert type(caught.value) is kind
-        assert says in str(caught.value)
-        assert str(caught.value).startswith("anthropic could not serve 'm' to newsroom/critic: ")
-        assert (caught.value.provider, caught.value.model) == ("anthropic", "m")
-        assert len(server.bodies) == 1
-        assert "sk-test" not in str(caught.value)
-
-    run(body())
-
-
-def test_the_seconds_to_wait_are_in_the_error(run: Run) -> None:
-    async def body() -> None:
-        limit = failure(429, "rate_limit_error", "slow down", **{"retry-after": "17"})
-        async with serving(always(lambda: limit)) as (_, provider):
-            with pytest.raises(RateLimited) as caught:
-                await provider.complete(prompt("Hello"))
-        assert caught.value.retry_after == 17.0
-        assert caught.value.request_id == "req_7"
+            assert type(error) is kind
+            assert says in str(error)
+            assert str(error).startswith("anthropic could not serve 'm' to newsroom/critic: ")
+            assert (error.provider, error.model) == ("anthropic", "m")
+            assert len(server.received) == 1
+            assert KEY not in "".join(traceback.format_exception(error))
+            assert error.__context__ is None or KEY not in repr(error.__context__)
 
     run(body())
 
 
-def test_a_server_that_does_not_answer_in_time_is_a_timeout(run: Run) -> None:
+def test_what_a_rate_limit_says_is_in_the_error(run: Run) -> None:
     async def body() -> None:
-        enough = asyncio.Event()
-
-        async def hang(request: web.Request) -> web.StreamResponse:
-            await enough.wait()
-            return web.Response()
-
-        async with serving(hang, timeout=0.05) as (_, provider):
-            with pytest.raises(ProviderTimeout):
-                await provider.complete(prompt("Hello"))
-            enough.set()
+        headers = {"retry-after": "17", "anthropic-ratelimit-requests-remaining": "0"}
+        whole = response(failure("rate_limit_error", "slow down"), 429, headers)
+        async with serving(always(whole)) as server:
+            error = await complete(server)
+        assert error.retry_after == 17.0
+        assert error.request_id == "req_42"
+        assert error.limits == RateLimits(requests=Allowance(None, 0))
 
     run(body())
 
 
-def test_a_line_that_breaks_is_a_connection_error(run: Run) -> None:
-    async def body() -> None:
-        async def cut(request: web.Request) -> web.StreamResponse:
-            response = web.StreamResponse(headers={"Content-Length": "5000"})
-            await response.prepare(request)
-            await response.write(b'{"content"')
-            assert request.transport is not None
-            request.transport.abort()
-            return response
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_line_that_breaks_at_any_byte_is_a_connection_error(run: Run, stream: bool) -> None:
+    """Law: for every n a reply that is cut after n bytes is a ProviderConnection."""
+    whole = response(SHORT, headers=STREAM) if stream else response(message())
+    last = whole.rfind(b"\n\n") if stream else len(whole) - 1
 
-        async with serving(cut) as (_, provider):
-            with pytest.raises(ProviderConnection):
-                await provider.complete(prompt("Hello"))
+    def cut_at(n: int) -> Callable[[Received, asyncio.StreamWriter], Coroutine[Any, Any, None]]:
+        async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
+            writer.write(whole[:n])
+
+        return answer
+
+    async def body() -> None:
+        async with serving(always(whole)) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            on_event = (lambda _: None) if stream else None
+            for n in range(last + 1):
+                server.answer = cut_at(n)
+                with pytest.raises(ProviderConnection):
+                    await provider.complete(prompt("a"), on_event=on_event)
+            server.answer = always(whole)
+            assert (await provider.complete(prompt("a"), on_event=on_event)).text == "Hi"
+            await provider.close()
+
+    run(body())
+
+
+def test_a_line_that_is_reset_is_a_connection_error(run: Run) -> None:
+    async def body() -> None:
+        async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
+            writer.write(response(events("Hel", end=False), headers=STREAM))
+            await writer.drain()
+            reset(writer)
+
+        async with serving(answer) as server:
+            assert type(await complete(server, stream=True)) is ProviderConnection
+
+    run(body())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_that_does_not_answer_in_time_is_a_timeout(run: Run, stream: bool) -> None:
+    async def body() -> None:
+        async def hang(request: Received, writer: asyncio.StreamWriter) -> None:
+            await asyncio.Event().wait()
+
+        async with serving(hang) as server:
+            error = await complete(server, stream=stream, timeout=0.05)
+        assert type(error) is ProviderTimeout
+        assert "no reply in 0.05 s" in str(error)
+
+    run(body())
+
+
+def test_a_response_that_never_ends_is_cut(run: Run) -> None:
+    async def body() -> None:
+        async def drip(request: Received, writer: asyncio.StreamWriter) -> None:
+            writer.write(response("", headers={"content-length": ""}))
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        async with serving(drip) as server:
+            assert type(await complete(server, timeout=0.1)) is ProviderTimeout
 
     run(body())
 
 
 def test_nobody_listening_is_a_connection_error(run: Run) -> None:
     async def body() -> None:
-        async with serving(always(message)) as (server, _):
-            gone = server.url
-        provider = AnthropicProvider("sk-test", base_url=gone)
-        try:
-            with pytest.raises(ProviderConnection):
-                await provider.complete(prompt("Hello"))
-        finally:
+        async with serving(always(b"")) as server:
+            pass
+        assert type(await complete(server)) is ProviderConnection
+
+    run(body())
+
+
+def test_a_call_that_is_given_up_closes_its_connection(run: Run) -> None:
+    async def body() -> None:
+        arrived = asyncio.Event()
+
+        async def hang(request: Received, writer: asyncio.StreamWriter) -> None:
+            writer.write(response("", headers=STREAM))
+            arrived.set()
+            while not writer.is_closing():
+                writer.write(b": ping\n\n")
+                await writer.drain()
+                await asyncio.sleep(0.001)
+            raise ConnectionError
+
+        async with serving(hang) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            call = asyncio.ensure_future(provider.complete(prompt("a"), on_event=lambda _: None))
+            await arrived.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            await server.closed.wait()
             await provider.close()
+
+    run(body())
+
+
+def test_a_large_request_goes_out_whole(run: Run) -> None:
+    async def body() -> None:
+        async with serving(always(response(message()))) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            await provider.complete(prompt("x" * (3 << 20)))
+            await provider.close()
+
+        assert len(server.received[0].json["messages"][0]["content"][0]["text"]) == 3 << 20
 
     run(body())
 
 
 def test_a_closed_provider_opens_again(run: Run) -> None:
     async def body() -> None:
-        async with serving(always(lambda: message({"type": "text", "text": "Hi"}))) as (_, provider):
-            assert (await provider.complete(prompt("a"))).text == "Hi"
+        async with serving(always(response(message()))) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            for _ in range(2):
+                assert (await provider.complete(prompt("a"))).text == "Hi"
+                await provider.close()
+
+    run(body())
+
+
+def test_one_connection_serves_call_after_call_streamed_or_not(run: Run) -> None:
+    async def body() -> None:
+        chunk = events("Hi")
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+        async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
+            if "stream" in request.json:
+                writer.write(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(chunk), chunk))
+            else:
+                writer.write(response(message(), headers={"connection": ""}))
+
+        async with serving(answer, keeps=True) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            for on_event in (None, [].append, None, [].append):
+                assert (await provider.complete(prompt("a"), on_event=on_event)).text == "Hi"
             await provider.close()
-            assert (await provider.complete(prompt("b"))).text == "Hi"
+
+        assert server.connections == 1
 
     run(body())
 
 
 def test_without_a_key_the_error_says_where_to_put_it(run: Run) -> None:
     async def body() -> None:
-        with pytest.raises(ProviderError, match="set ANTHROPIC_API_KEY or pass api_key="):
+        with pytest.raises(NotAuthorized, match="set ANTHROPIC_API_KEY or pass api_key="):
             await AnthropicProvider(None).complete(prompt("Hello"))
 
     run(body())
 
 
-def test_more_tokens_than_can_come_in_one_piece_are_refused(run: Run) -> None:
-    async def body() -> None:
-        with pytest.raises(ProviderError, match="max_tokens must be 21333 or less, got 50000"):
-            await AnthropicProvider("k").complete(prompt("Hello", max_tokens=50_000))
+def test_the_key_is_shown_nowhere() -> None:
+    provider = AnthropicProvider(KEY, limits=Limits(requests=50))
 
-    run(body())
+    assert repr(provider) == "AnthropicProvider('https://api.anthropic.com', timeout=600)"
+    assert provider.credential.startswith("anthropic:")
+    assert KEY not in provider.credential
+    assert provider.limits("claude-sonnet-5") == Limits(requests=50)
+    assert provider.capabilities("claude-sonnet-5").batches
+    assert isinstance(provider, BatchProvider)
 
 
 def test_two_first_calls_at_once_open_one_client(run: Run) -> None:
     async def body() -> None:
-        async with serving(always(lambda: message({"type": "text", "text": "Hi"}))) as (server, provider):
+        async with serving(always(response(message()))) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
             both = await asyncio.gather(provider.complete(prompt("a")), provider.complete(prompt("b")))
-            assert [completion.text for completion in both] == ["Hi", "Hi"]
-            assert len(server.bodies) == 2
+            await provider.close()
+
+        assert [completion.text for completion in both] == ["Hi", "Hi"]
+        assert len(server.received) == 2
+
+    run(body())
+
+
+def test_the_server_counts(run: Run) -> None:
+    async def body() -> None:
+        async with serving(always(response({"input_tokens": 77}))) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            assert await provider.count(prompt("Hello")) == 77
+            await provider.close()
+
+        assert set(server.received[0].json) == {"model", "messages"}
+
+    run(body())
+
+
+def test_batches_go_through_the_sdk_too(run: Run) -> None:
+    async def body() -> None:
+        state = {"id": "b1", "processing_status": "ended", "request_counts": {"succeeded": 1}}
+        line = b'{"custom_id":"a","result":{"type":"succeeded","message":%b}}\n' % encode_fragment(message())
+
+        async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
+            writer.write(response(line if request.path.endswith("results") else state))
+
+        async with serving(answer) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            assert await provider.submit_batch([("a", prompt("one"))]) == "b1"
+            assert await provider.poll_batch("b1") == BatchState(True, 1, 0)
+            found = {id: outcome async for id, outcome in provider.batch_results("b1")}
+            await provider.cancel_batch("b1")
+            await provider.close()
+
+        completion = found["a"]
+        assert not isinstance(completion, ProviderError)
+        assert (completion.text, completion.source) == ("Hi", "batch")
+        assert [(request.method, request.path) for request in server.received] == [
+            ("POST", "/v1/messages/batches"),
+            ("GET", "/v1/messages/batches/b1"),
+            ("GET", "/v1/messages/batches/b1"),
+            ("GET", "/v1/messages/batches/b1/results"),
+            ("POST", "/v1/messages/batches/b1/cancel"),
+        ]
 
     run(body())
 
@@ -276,28 +435,24 @@ def test_an_agents_turn_with_a_tool_goes_over_http(run: Run) -> None:
         model, system, tools = "claude-test", "Count.", (count_words,)
 
     async def body() -> None:
-        answers = iter(
-            [
-                message(
-                    {"type": "tool_use", "id": "t1", "name": "count_words", "input": {"text": "a b c"}},
-                    stop_reason="tool_use",
-                ),
-                message({"type": "text", "text": "Three."}),
-            ]
-        )
-        async with (
-            serving(always(lambda: next(answers))) as (server, provider),
-            pooled(provider, workers=1) as kernel,
-        ):
-            clerk = await kernel.spawn(Clerk)
-            assert await kernel.ask(clerk, "How many?") == "Three."
+        use = {"type": "tool_use", "id": "t1", "name": "count_words", "input": {"text": "a b c"}}
+        answers = iter([message(content=[use], stop_reason="tool_use"), message("Three.")])
 
-        first, second = server.bodies
+        async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
+            writer.write(response(next(answers)))
+
+        async with serving(answer) as server:
+            provider = AnthropicProvider(KEY, base_url=server.url)
+            async with pooled(provider, workers=1) as kernel:
+                clerk = await kernel.spawn(Clerk)
+                assert await kernel.ask(clerk, "How many?") == "Three."
+            await provider.close()
+
+        first, second = (request.json for request in server.received)
         assert [turn["role"] for turn in second["messages"]] == ["user", "assistant", "user"]
-        assert second["messages"][2]["content"] == [
-            {"type": "tool_result", "tool_use_id": "t1", "content": "3"}
-        ]
-        assert first["tools"] == second["tools"]
+        (result,) = second["messages"][2]["content"]
+        assert (result["type"], result["tool_use_id"], result["content"]) == ("tool_result", "t1", "3")
+        assert [each["name"] for each in first["tools"]] == ["count_words"]
         assert first["tools"][0]["input_schema"]["required"] == ["text"]
 
     run(body())

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from avm.io.providers.shape import from_reply, to_turns
+from avm.io.providers.shape import CLOSING, Turns, from_reply, to_input, to_turns
 
 
 def test_plain_turns_are_text_blocks() -> None:
@@ -103,3 +103,95 @@ def test_blocks_that_are_neither_text_nor_calls_go_back_as_they_came() -> None:
 def test_what_is_no_reply_is_refused(body: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         from_reply(body, "anthropic", "")
+
+
+def test_text_with_citations_goes_back_as_it_came() -> None:
+    blocks = [{"type": "text", "text": "so", "citations": [{"url": "a"}]}]
+
+    message = from_reply(reply(blocks), "anthropic", "").message
+
+    assert message["content"] == "so"
+    assert to_turns([message]) == [{"role": "assistant", "content": blocks}]
+
+
+def test_text_that_could_have_citations_and_has_none_is_text() -> None:
+    body = reply([{"type": "text", "text": "so", "citations": None}])
+
+    assert from_reply(body, "anthropic", "").message == {"role": "assistant", "content": "so"}
+
+
+@pytest.mark.parametrize("arguments", ["[" * 100_000, '{"a": "\ud800"}', '{"a": 1e999}'])
+def test_arguments_nobody_can_read_are_shown_as_they_are(arguments: str) -> None:
+    assert to_input(arguments) == {"arguments": arguments}
+
+
+def test_a_reply_that_nests_without_end_is_refused() -> None:
+    with pytest.raises(msgspec.DecodeError):
+        from_reply(b'{"content":[{"type":"x","a":' + b"[" * 100_000, "anthropic", "")
+
+
+def test_a_reply_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(msgspec.DecodeError):
+        from_reply(b'{"content":[{"type":"tool_use","input":"\xff"}]}', "anthropic", "")
+
+
+# Encoded turns.
+
+
+def closed(turns: Turns, count: int | None = None) -> Any:
+    """Decode the turns of the first `count` messages."""
+    end = turns.ends[-1 if count is None else count - 1]
+    return msgspec.json.decode(b"[" + turns.text[:end] + (CLOSING if end else b"") + b"]")
+
+
+TALK = [
+    {"role": "user", "content": " "},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "name": "f", "arguments": "{}"}]},
+    {"role": "tool", "content": "1", "tool_call_id": "c"},
+    {"role": "user", "content": "go on"},
+]
+
+
+def test_turns_are_what_the_messages_are_up_to_each_of_them() -> None:
+    turns = Turns(TALK)
+
+    assert len(turns) == 5
+    assert turns.begins == "user"
+    assert turns.roles == ["", "user", "assistant", "user", "user"]
+    for count in range(1, 6):
+        assert closed(turns, count) == to_turns(TALK[:count])
+
+
+def test_turns_grow_at_their_end() -> None:
+    turns = Turns(TALK[:3])
+    before = bytes(turns.text)
+
+    turns.extend(TALK[3:])
+
+    assert turns.text.startswith(before)
+    assert (turns.text, turns.ends, turns.marks) == (Turns(TALK).text, Turns(TALK).ends, Turns(TALK).marks)
+
+
+def test_turns_are_as_they_were_if_a_message_is_none() -> None:
+    turns = Turns(TALK[:2])
+
+    with pytest.raises(KeyError):
+        turns.extend([TALK[2], {"content": "of nobody"}])
+
+    assert closed(turns) == to_turns(TALK[:2])
+
+
+def test_breakpoints_go_before_the_last_brace_of_a_block_that_takes_them() -> None:
+    thinking = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    blocks = [{"type": "text", "text": "a"}, thinking, {"type": "text", "text": " "}]
+    turns = Turns([TALK[0], {"role": "assistant", "content": "a", "blocks": blocks}])
+
+    assert turns.marks == [0, turns.text.index(b"}")]
+
+
+def test_breakpoints_of_ones_own_are_counted_and_left_alone() -> None:
+    block = {"type": "text", "text": '"cache_control":', "cache_control": {"type": "ephemeral"}}
+    turns = Turns([{"role": "assistant", "content": "", "blocks": [block]}])
+
+    assert (turns.own, turns.marks) == (1, [0])

@@ -1,0 +1,70 @@
+"""Call: one model call on its way through a gate."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+from avm.actors.ref import Pid
+from avm.actors.timers import TimerRef
+from avm.io.chain import Prompt, chain_of
+from avm.io.dispatch import Dispatch
+from avm.io.governor import Cost, Reservation
+from avm.io.request import Completion, ModelRequest
+
+Place = Literal["queue", "parked", "delayed", "sent"]
+"""Where a call is: in the fair queue; behind the leader of its prefix; until it is tried again; with a worker."""
+
+
+@attrs.define(slots=True, eq=False)
+class Attempt:
+    """One worker at one call."""
+
+    call: Call
+    reservation: Reservation
+    at: float
+    slot: int | None = None
+    begun: bool = False
+
+
+@attrs.define(slots=True, eq=False)
+class Call:
+    """One model call; `cost` is what it counts for in the fair queue, in tokens."""
+
+    dispatch: Dispatch
+    request: ModelRequest
+    serial: int
+    priority: str
+    agent: str
+    asked: float
+    cost: int
+    prompt: Prompt
+    expected: Cost
+    withdrawn: bool = False
+    place: Place = "queue"
+    attempts: int = 0
+    workers: list[Pid] = attrs.field(factory=list)
+    """Those at it now; two while it is hedged."""
+    timer: TimerRef | None = None
+    """Of its next attempt, or of its hedge."""
+    answer: Completion | None = None
+
+
+NO_PROMPT = Prompt((), ())
+
+
+def make_call(dispatch: Dispatch, expected: Cost, with_prompt: bool) -> Call:
+    """Return the call of a dispatch; with the chain of its prompt's prefixes where somebody wants to know."""
+    request = dispatch.request
+    return Call(
+        dispatch,
+        request,
+        dispatch.serial,
+        dispatch.priority,
+        request.agent,
+        dispatch.asked,
+        max(1, expected.input + expected.output),
+        chain_of(request) if with_prompt else NO_PROMPT,
+        expected,
+    )
