@@ -40,6 +40,8 @@ def main(path: str, *options: str) -> None:
         sys.exit(f"the main job did nothing: {last}")
     if "--restarts" in options and not last["restarts"]:
         sys.exit(f"nothing was restarted under chaos: {last}")
+    if "--live" in options and (last["provider"] == "scripted" or last["io"]["failed"]):
+        sys.exit(f"the main job was not live, or calls failed: {last}")
     print(f"{len(lines)} lines; {last['conversations_done']} conversations, {last['turns_done']} turns, "
           f"{last['restarts']} restarts, {last['rss_bytes'] // 2**20} MiB")  # fmt: skip
 

@@ -66,7 +66,8 @@ class Agent(Actor):
         max_tokens: of one reply.
         params: further parameters of the Messages API for each call, such as `{"thinking": {...}}`.
         policy: how the pool may serve the calls: what it may keep, share, put off or try elsewhere.
-        reply_timeout: seconds to wait for the pool's reply to a model call, None for no limit.
+        reply_timeout: seconds to wait for the pool's reply to a model call, None for no limit. Calls that may wait for
+            a provider's batch have none.
         state: "resume" starts a new incarnation from the last committed conversation, "fresh" from none.
     """
 
@@ -253,8 +254,10 @@ class Agent(Actor):
     async def _ask_pool(self, request: ModelRequest, stream: ModelStream | None = None) -> Completion:
         self._count_sent(request)
         call = Complete(request, self._priority(), self.policy, stream)
+        # A batch may take a day.
+        timeout = None if self.policy.batch and call.priority == "background" else self.reply_timeout
         with self.waiting(LlmReply(request.model)):
-            return await self.ask(self._pool(), call, timeout=self.reply_timeout)
+            return await self.ask(self._pool(), call, timeout=timeout)
 
     def _prompt(self, prompt: str, system: str | None) -> ModelRequest:
         return ModelRequest(

@@ -19,12 +19,21 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+import attrs
+
 import avm
 from avm.cli.director import Begin, DirectorStatistics
 from avm.cli.figures import Gauge
 from avm.cli.incidents import Incidents, logged_to
 from avm.cli.lines import Display, choose_display
-from avm.cli.options import JobOptions, OptionError, describe_latency, describe_memory, parse_job
+from avm.cli.options import (
+    SYSTEM_FOR_LOCAL,
+    JobOptions,
+    OptionError,
+    describe_latency,
+    describe_memory,
+    parse_job,
+)
 from avm.cli.player import DIRECTOR
 from avm.cli.tree import AGENTS, job_tree, start_agents
 from avm.cli.workload import KeptFile, Workload, read_workload
@@ -75,6 +84,8 @@ async def play(
         "workload", f"{workload.name}: {len(recordings):,} conversations, {workload.messages:,} messages"
     )
     provider = choose(options, recordings)
+    if provider.name == "local" and options.system is None:
+        options = attrs.evolve(options, system=SYSTEM_FOR_LOCAL)
     is_live = not isinstance(provider, RecordedProvider)
     vm = VM(
         job_tree(options, workload, out, is_live),

@@ -20,10 +20,14 @@ class LivePlayer(Player):
     Args:
         model: which model answers.
         max_tokens: of one reply.
+        system: in place of the recorded system prompt; None is that one.
     """
 
-    def __init__(self, recordings: Recordings, tools: RecordedTools, model: str, max_tokens: int) -> None:
+    def __init__(
+        self, recordings: Recordings, tools: RecordedTools, model: str, max_tokens: int, system: str | None
+    ) -> None:
         super().__init__(recordings, tools)
+        self._prompt_text = system
         self.model = model
         self.max_tokens = max_tokens
 
@@ -34,7 +38,7 @@ class LivePlayer(Player):
         if recording is None or hear.fragment is None:
             return
         conversation = self.conversation.append(decode_fragment(hear.fragment))
-        self.system = recording.system
+        self.system = conversation.system
         completion = await self.ask_model(conversation)
         self.conversation = conversation.append(completion.message)
         index, turns, requests, calls, resumed = self._played
@@ -45,8 +49,10 @@ class LivePlayer(Player):
 
     def new_conversation(self) -> Conversation:
         """Return an empty conversation with the recording's prompt, and no tools."""
-        recording = self._recording
-        return Conversation(self._store(), recording.system if recording is not None else "")
+        recording, prompt = self._recording, self._prompt_text
+        if prompt is None:
+            prompt = recording.system if recording is not None else ""
+        return Conversation(self._store(), prompt)
 
     def _go_on(self, recording: Recording, position: int) -> None:
         said = [place for place, role in enumerate(recording.roles) if role == "u"]

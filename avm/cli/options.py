@@ -21,6 +21,7 @@ AGENTS = 1000
 MEMORY = "2GB"
 MODEL = "claude-haiku-5-5"
 MAX_TOKENS = 256
+SYSTEM_FOR_LOCAL = "You are a helpful assistant. Answer in one short sentence."
 
 MOST_AGENTS = 10_000_000
 """More are a slip of the hand: a process of so many has no memory left for their conversations."""
@@ -48,6 +49,7 @@ class JobOptions:
         chaos: crashes a second.
         provider: who gives the replies; None is what the environment says.
         model, max_tokens: of a live provider.
+        system: in place of the recorded system prompts, for a live provider; None is those.
         base_url: where a provider's server is, None for its own.
         limits: what the provider allows.
     """
@@ -65,6 +67,7 @@ class JobOptions:
     provider: str | None = None
     model: str = MODEL
     max_tokens: int = MAX_TOKENS
+    system: str | None = None
     base_url: str | None = None
     limits: Limits | None = None
     seed: int | None = None
@@ -99,6 +102,7 @@ def parse_job(argv: Sequence[str]) -> JobOptions:
         provider=found.provider,
         model=found.model,
         max_tokens=found.max_tokens,
+        system=found.system,
         base_url=found.base_url,
         limits=_limits(found),
         seed=found.seed,
@@ -201,6 +205,12 @@ def _parser() -> argparse.ArgumentParser:
         default=MAX_TOKENS,
         metavar="N",
         help="tokens of a live reply at most (default: %(default)s)",
+    )
+    add(
+        "--system",
+        metavar="TEXT",
+        help="system prompt for a live provider (default: those that were recorded; a short one for local, which reads "
+        "no more than 90 tokens a second)",
     )
     add("--base-url", metavar="URL", help="where the provider's server is, as http://localhost:8080")
     for name, what in (

@@ -57,9 +57,10 @@ async def start_agents(agents: Ref, options: JobOptions, workload: Workload, is_
     tools = RecordedTools(recordings)
     for name in agent_names(options):
         if is_live:
-            await start_child(
-                agents, child(name, LivePlayer, recordings, tools, options.model, options.max_tokens)
+            spec = child(
+                name, LivePlayer, recordings, tools, options.model, options.max_tokens, options.system
             )
+            await start_child(agents, spec)
         else:
             await start_child(agents, child(name, Player, recordings, tools))
 

@@ -10,6 +10,7 @@ mailbox is always open. Who asks is watched: calls of an actor that ended, and a
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import attrs
@@ -31,6 +32,7 @@ from avm.errors import (
 )
 from avm.io.askers import Askers
 from avm.io.backlog import WEIGHTS
+from avm.io.batch import PREFIX
 from avm.io.board import Board
 from avm.io.cache import ReplyCache
 from avm.io.courier import BatchCourier, BatchFailed
@@ -47,8 +49,14 @@ from avm.supervision import child, start_child
 GATES = "avm.io.gates"
 """The name of the supervisor of the gates."""
 
+TRY_AGAIN = 0.1
+"""Seconds until the front looks again whether the courier can start."""
+
 FAMILIES = 10_000
 """Models whose family is remembered."""
+
+
+_log = logging.getLogger("avm")
 
 
 @event(tag="avm.io.GivenUp")
@@ -117,7 +125,7 @@ class IoFront(Actor):
         if use_clock is not None:
             use_clock(self.now, self.sleep)
         roots = self.service("roots", None)
-        if roots is not None and roots.is_durable and isinstance(self.provider, BatchProvider):
+        if roots is not None and roots.is_durable and any(name.startswith(PREFIX) for name in roots):
             self.tell(self.pid, Resume())
 
     async def stopping(self, reason: object) -> None:
@@ -169,10 +177,9 @@ class IoFront(Actor):
     @on(Resume)
     async def resume(self, resume: Resume) -> None:
         """Start the courier, which finds its batches again."""
-        if self.whereis(GATES) is None:
-            self.send_after(0.1, self.pid, resume)
-        else:
-            await self._find_courier()
+        # The supervisor of the gates is started after the front.
+        if self.whereis(GATES) is None or await self._find_courier() is None:
+            self.send_after(TRY_AGAIN, self.pid, resume)
 
     @on(GivenUp)
     def given_up(self, given_up: GivenUp) -> None:
@@ -182,18 +189,24 @@ class IoFront(Actor):
             self._withdraw(call)
 
     @on(Down)
-    def down(self, down: Down) -> None:
-        """Someone who asked ended, or a gate did."""
+    async def down(self, down: Down) -> None:
+        """Someone who asked ended, or a gate or the courier did."""
         if down.pid is None:
             return
         asked = self.askers.ended(down.pid)
         for serial in asked if asked is not None else ():
             if serial in self.calls:
                 self._withdraw(self.calls[serial])
+        was_courier = self.courier is not None and self.courier.last_pid == down.pid
         for serial in self.held.pop(down.pid, ()):
             call = self.calls.get(serial)
-            if call is not None:
-                call.at = None
+            if call is None:
+                continue
+            call.at = None
+            if was_courier:
+                # The next courier finds it in the batch it was handed in with.
+                await self._send(call, self._request_of(call))
+            else:
                 self._conclude(call, self._crash(call, down))
 
     @on(PoolStatus)
@@ -207,7 +220,9 @@ class IoFront(Actor):
         """Hand a call to whoever is to make it."""
         complete = call.complete
         if complete.priority == "background" and complete.policy.batch and complete.stream is None:
-            batches = self.provider.capabilities(request.model).batches
+            batches = (
+                isinstance(self.provider, BatchProvider) and self.provider.capabilities(request.model).batches
+            )
             courier = await self._find_courier() if batches else None
             if courier is not None:
                 self._hand(call, request, courier)
@@ -253,13 +268,14 @@ class IoFront(Actor):
         return gate
 
     async def _find_courier(self) -> Ref | None:
-        if not isinstance(self.provider, BatchProvider):
-            return None
+        """Return the courier; None if it cannot start, so that calls go the normal way."""
         if self.courier is None or not self.courier.is_alive():
-            roots = self.service("roots", None)
-            self.courier = await self._start(
-                "avm.io.courier", "courier", BatchCourier, (self.ref, self.provider, roots)
-            )
+            args = (self.ref, self.provider, self.service("roots", None))
+            try:
+                self.courier = await self._start("avm.io.courier", "courier", BatchCourier, args)
+            except StartError as error:
+                _log.warning("%s: batches have to wait: %s", self.path, error)
+                return None
         return self.courier
 
     async def _start(self, name: str, id: str, cls: type[Actor], args: tuple[Any, ...]) -> Ref:

@@ -255,7 +255,7 @@ class ModelGate(Actor):
         if isinstance(admitted, float):
             self._unlead(call)
             return admitted
-        slot = self.slots.take(call.prompt.chain) if self.slots is not None else None
+        slot = self.slots.take(call.agent, call.prompt.chain) if self.slots is not None else None
         return Attempt(call, admitted, now, slot)
 
     async def _man(self, attempt: Attempt) -> None:
