@@ -2,11 +2,14 @@
 
 The python blocks of a page are one program, run from top to bottom; a text block right after one is what it prints.
 Functions called test_something are then called, as pytest would. Links between pages lead somewhere.
+
+A block that begins with ```python needs a, b is left out where these modules are not installed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import inspect
 import io
 import os
@@ -25,29 +28,40 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 """All but changelog.d, whose files are one sentence each."""
 
-FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^```(?P<kind>\w+)(?: needs (?P<needs>[\w, ]+))?\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
 
 @attrs.frozen
 class Block:
-    """One fenced block; `line` is where it begins, `prints` the text block that follows at once."""
+    """One fenced block; `line` is where it begins, `prints` the text block that follows at once, `needs` what must be
+    installed to run it."""
 
     line: int
     code: str
     prints: str | None
+    needs: tuple[str, ...] = ()
+
+    @property
+    def can_run(self) -> bool:
+        return all(importlib.util.find_spec(module) is not None for module in self.needs)
 
 
 def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
     found = list(FENCE.finditer(text))
     for n, match in enumerate(found):
-        if match[1] != "python":
+        if match["kind"] != "python":
             continue
         after = found[n + 1] if n + 1 < len(found) else None
-        adjoins = after is not None and after[1] == "text" and not text[match.end() : after.start()].strip()
+        adjoins = (
+            after is not None and after["kind"] == "text" and not text[match.end() : after.start()].strip()
+        )
         line = text.count("\n", 0, match.start()) + 2
-        yield Block(line, match[2], after[2] if after is not None and adjoins else None)
+        needs = tuple(re.findall(r"\w+", match["needs"] or ""))
+        yield Block(line, match["code"], after["code"] if after is not None and adjoins else None, needs)
 
 
 def unnumbered(text: str) -> str:
@@ -62,8 +76,8 @@ def name_of(page: Path) -> str:
 @pytest.fixture
 def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """A module for the code of one page, on a machine without a key."""
-    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    monkeypatch.delenv("AVM_PROVIDER", raising=False)
+    for setting in ("ANTHROPIC_API_KEY", "AVM_PROVIDER", "AVM_BASE_URL"):
+        monkeypatch.delenv(setting, raising=False)
     monkeypatch.setenv("AVM_FAILURES", str(tmp_path))
     module = ModuleType("page_" + re.sub(r"\W", "_", request.node.callspec.id))
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -73,6 +87,8 @@ def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize("page", [p for p in PAGES if list(blocks(p))], ids=name_of)
 def test_the_code_of_the_page_runs_and_prints_what_the_page_says(page: Path, program: ModuleType) -> None:
     for block in blocks(page):
+        if not block.can_run:
+            continue
         said = io.StringIO()
         # Padded, so that a traceback names the line of the page.
         code = compile("\n" * (block.line - 1) + block.code, str(page), "exec", dont_inherit=True)
@@ -126,7 +142,7 @@ def test_the_links_of_the_page_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_names_the_two_commands_of_a_newcomer() -> None:
     commands = {
-        match[2].strip() for match in FENCE.finditer((ROOT / "README.md").read_text(encoding="utf-8"))
+        match["code"].strip() for match in FENCE.finditer((ROOT / "README.md").read_text(encoding="utf-8"))
     }
 
     assert {"make run", "make test"} <= commands

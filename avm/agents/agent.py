@@ -126,13 +126,14 @@ class Agent(Actor):
         finally:
             self._in_turn = False
 
-    async def complete(self, prompt: str, system: str | None = None) -> str:
+    async def complete(self, prompt: str, system: str | None = None, *, sample: int = 0) -> str:
         """Ask the model once, outside the conversation and without tools; return its answer.
 
         Args:
             system: in place of the agent's own system prompt.
+            sample: where equal calls may share a reply (`policy`), those of another number do not.
         """
-        return (await self._ask_pool(self._prompt(prompt, system))).text
+        return (await self._ask_pool(self._prompt(prompt, system, sample))).text
 
     async def stream(self, prompt: str, system: str | None = None) -> AsyncIterator[Piece | Restart]:
         """As `complete`, but give the reply as it comes: pieces of text, and where it begins anew if it was cut.
@@ -259,7 +260,7 @@ class Agent(Actor):
         with self.waiting(LlmReply(request.model)):
             return await self.ask(self._pool(), call, timeout=timeout)
 
-    def _prompt(self, prompt: str, system: str | None) -> ModelRequest:
+    def _prompt(self, prompt: str, system: str | None, sample: int = 0) -> ModelRequest:
         return ModelRequest(
             model=self.model,
             messages=(encode_fragment({"role": "user", "content": prompt}),),
@@ -268,6 +269,7 @@ class Agent(Actor):
             agent=self.path,
             kind=type(self).__name__,
             params=self._params_json(),
+            sample=sample,
         )
 
     def _priority(self) -> str:

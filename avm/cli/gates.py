@@ -115,7 +115,7 @@ def io_rows(figures: IoFigures) -> list[tuple[str, str]]:
         if gate.limits or gate.parked or gate.delayed or gate.retries or gate.breaker != "closed":
             rows.append((f"gate {gate.family}" if several else "governor", governor_text(gate)))
         if gate.limits:
-            rows.append(("limits a minute", limits_text(gate)))
+            rows.append(("limits/min", limits_text(gate)))
         if gate.shares:
             rows.append(("prompt cache", cache_text(figures, gate)))
     if figures.output_tokens:

@@ -22,6 +22,8 @@ from avm.io.providers import (
     Started,
     choose_provider,
 )
+from avm.io.providers.scripted import CutStream
+from avm.io.providers.simulated import SimulatedCache, SimulatedLimits, SimulatedServer
 from avm.io.request import (
     CallPolicy,
     CallTool,
@@ -40,7 +42,7 @@ from avm.io.request import (
     encode_fragment,
 )
 from avm.io.reservoir import Reservoir
-from avm.io.stream import ModelStream, Piece, Restart, StreamReady
+from avm.io.stream import ModelStream, Piece, Restart, StreamReady, to_actor
 from avm.io.worker import ModelWorker
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "Capabilities",
     "Complete",
     "Completion",
+    "CutStream",
     "Delta",
     "GateStatistics",
     "Hints",
@@ -81,6 +84,9 @@ __all__ = [
     "Reservoir",
     "Restart",
     "ScriptedProvider",
+    "SimulatedCache",
+    "SimulatedLimits",
+    "SimulatedServer",
     "Started",
     "StreamReady",
     "Timings",
@@ -91,4 +97,5 @@ __all__ = [
     "decode_fragment",
     "encode_fragment",
     "io_tree",
+    "to_actor",
 ]

@@ -1,7 +1,7 @@
 """Flights: equal calls under way, each made once for all who wait for it.
 
-    join(digest, 7)  None: 7 is the first, so it is made, and the flight has its number
-    join(digest, 8)  7: it waits with the others
+    join(key, 7)     None: 7 is the first, so it is made, and the flight has its number
+    join(key, 8)     7: it waits with the others
     leave(7)         (7, False): the call goes on, for 8
     land(7)          [8]: who is to be answered
 
@@ -11,9 +11,9 @@ where it is made. All of this costs the same however many wait.
 
 from __future__ import annotations
 
-import attrs
+from collections.abc import Hashable
 
-from avm.memory import Digest
+import attrs
 
 
 @attrs.frozen(slots=True)
@@ -28,7 +28,7 @@ class FlightStatistics:
 @attrs.define(slots=True, eq=False)
 class _Flight:
     leader: int
-    digest: Digest
+    key: Hashable
     # In the order in which they came.
     waiting: dict[int, None]
 
@@ -36,20 +36,20 @@ class _Flight:
 class Flights:
     """Which calls wait for which. Calls are numbers of the caller's own, never used twice."""
 
-    __slots__ = ("_by_digest", "_by_leader", "_joined", "_of")
+    __slots__ = ("_by_key", "_by_leader", "_joined", "_of")
 
     def __init__(self) -> None:
-        self._by_digest: dict[Digest, _Flight] = {}
+        self._by_key: dict[Hashable, _Flight] = {}
         self._by_leader: dict[int, _Flight] = {}
         # The flight each call waits for.
         self._of: dict[int, _Flight] = {}
         self._joined = 0
 
-    def join(self, digest: Digest, serial: int) -> int | None:
+    def join(self, key: Hashable, serial: int) -> int | None:
         """Let a call wait for its reply with those that are equal to it.
 
         Args:
-            digest: equal for equal calls.
+            key: equal for calls that may be one: a digest, and what else must be the same.
 
         Returns:
             The flight it has joined; None if it is the first, and is to be made.
@@ -61,10 +61,10 @@ class Flights:
             raise ValueError(
                 f"call {serial} waits for flight {self._of[serial].leader} already; it joins once."
             )
-        flight = self._by_digest.get(digest)
+        flight = self._by_key.get(key)
         if flight is None:
-            flight = _Flight(serial, digest, {serial: None})
-            self._by_digest[digest] = self._by_leader[serial] = self._of[serial] = flight
+            flight = _Flight(serial, key, {serial: None})
+            self._by_key[key] = self._by_leader[serial] = self._of[serial] = flight
             return None
         flight.waiting[serial] = None
         self._of[serial] = flight
@@ -113,5 +113,5 @@ class Flights:
         return FlightStatistics(len(self._by_leader), len(self._of), self._joined)
 
     def _end(self, flight: _Flight) -> None:
-        del self._by_digest[flight.digest]
+        del self._by_key[flight.key]
         del self._by_leader[flight.leader]

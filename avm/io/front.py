@@ -154,7 +154,8 @@ class IoFront(Actor):
         self._watch(call)
         joined = None
         if call.digest is not None and policy.coalesce:
-            joined = self.flights.join(call.digest, call.serial)
+            # Of one class only: a call of a user must not wait as long as one in the background may.
+            joined = self.flights.join((call.digest, complete.priority), call.serial)
         if joined is not None:
             return
         await self._send(call, request)

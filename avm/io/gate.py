@@ -267,7 +267,9 @@ class ModelGate(Actor):
             except StartError as error:
                 self.governor.cancelled(attempt.reservation, self.now(), sent=False)
                 self._return_slot(attempt)
-                self._answer(attempt.call, error)
+                # A hedge is not needed: the first attempt at its call goes on.
+                if not attempt.call.workers:
+                    self._answer(attempt.call, error)
                 return
         self._send(attempt.call, attempt, worker)
 
@@ -300,9 +302,8 @@ class ModelGate(Actor):
         admitted = self.governor.admit(call.expected, now)
         if isinstance(admitted, float):
             return
-        worker = self.crew.take_idle() or await self._hire()
         self.hedging.hedged += 1
-        self._send(call, Attempt(call, admitted, now), worker)
+        await self._man(Attempt(call, admitted, now))
 
     def _has_begun(self, call: Call) -> bool:
         attempt = self.crew.attempt_of(call.workers[0])
@@ -341,6 +342,8 @@ class ModelGate(Actor):
             # Another attempt at it is under way.
             self._report(attempt, error, None)
             return
+        # The hedge that was planned was one of this attempt.
+        self._stop_timer(call)
         self._unlead(call)
         again = self.governor.retry_at(error, call.attempts, now) if is_retryable(error) else math.inf
         if again - call.asked > call.dispatch.policy.retry_for:
@@ -389,8 +392,11 @@ class ModelGate(Actor):
         refusal = self.governor.refusal(self.now())
         if refusal is None:
             return False
+        policy = call.dispatch.policy
         for_good = isinstance(refusal.__cause__, (NotAuthorized, SpendLimitReached))
-        if not (for_good or call.dispatch.policy.fallbacks):
+        # It has waited as long as it may be tried again, and it is not asked now either.
+        is_late = self.now() - call.asked >= policy.retry_for > 0
+        if not (for_good or is_late or policy.fallbacks):
             return False
         self._answer(call, refusal)
         return True
@@ -407,6 +413,9 @@ class ModelGate(Actor):
 
     def _forget(self, call: Call) -> None:
         self.calls.pop(call.serial, None)
+        self._stop_timer(call)
+
+    def _stop_timer(self, call: Call) -> None:
         if call.timer is not None:
             self.cancel(call.timer)
             call.timer = None
@@ -470,6 +479,8 @@ class ModelGate(Actor):
             self._abandon(call)
             self._unlead(call)
         self.watch = self.front_pid = None
+        # What blocked them has ended with them: the next front's calls must not wait for it.
+        self.blocked_until = 0.0
 
     # Looking at it.
 

@@ -28,7 +28,9 @@ class Limits:
         for name in ("requests", "input_tokens", "output_tokens", "concurrency"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
-                raise SpecError(f"Limits: {name} must be a whole number of 1 or more, or None, got {value!r}.")
+                raise SpecError(
+                    f"Limits: {name} must be a whole number of 1 or more, or None, got {value!r}."
+                )
 
 
 @attrs.frozen(slots=True)

@@ -142,7 +142,10 @@ class ToolGate(Actor):
         else:
             lane.line.put(flight)
             flight.tally.queued += 1
-            await self._serve(lane)
+            if lane.has_room():
+                await self._serve(lane)
+            else:
+                self._look_again(lane)
 
     @on(Done)
     async def done(self, done: Done) -> None:
@@ -273,8 +276,12 @@ class ToolGate(Actor):
 
     # An ask that times out and a rate that allows one more call are no events: while calls wait, somebody has to look.
     def _look_again(self, lane: Lane) -> None:
+        has_room = lane.has_room()
+        if self.timer is not None and not has_room:
+            # That look comes soon enough for asks.
+            return
         now = self.now()
-        wait = lane.line.ready_in(now) if lane.has_room() else math.inf
+        wait = lane.line.ready_in(now) if has_room else math.inf
         at = now + min(LOOK_EVERY, max(wait, SHORTEST_LOOK))
         if at < self.look_at:
             if self.timer is not None:

@@ -77,7 +77,7 @@ def test_the_screen_shows_limits_pause_prompt_cache_and_cost() -> None:
     assert rows["governor"] == (
         "3 of 512 in flight, 5 queued, 2 behind a leader, PAUSED for 3.0 s; 1 429, 1 retries"
     )
-    assert rows["limits a minute"].endswith(" of 1,000, input 500.0k of 500.0k")
+    assert rows["limits/min"].endswith(" of 1,000, input 500.0k of 500.0k")
     assert rows["prompt cache"] == "90.0% of input read (Reviewer 90%)"
     assert rows["tokens"] == "1,000 in, 300 out; 9,000 read and 0 written in the cache; 0.25 USD"
 

@@ -85,7 +85,7 @@ def test_a_thousand_agents_all_finish_within_the_limits_and_near_the_ideal_cost(
 def test_a_hundred_agents_on_a_cold_prompt_write_it_once(run: Run) -> None:
     async def body() -> None:
         server = SimulatedServer(None, SimulatedCache())
-        ended, took = await storm(100, server, CallPolicy())
+        ended, _ = await storm(100, server, CallPolicy())
         ledger = server.ledger()
 
         assert len(ended) == 100

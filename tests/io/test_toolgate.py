@@ -17,8 +17,9 @@ from avm.actors import Actor, Ref, Request, event, on
 from avm.actors.event import ATOMS
 from avm.errors import AskTimeout, SpecError, StartError, ToolDefinitionError, ToolError
 from avm.io import CallTool, ToolCall, ToolOutcome, encode_fragment
+from avm.io.dispatch import Done
 from avm.io.toolgate import LOOK_EVERY, ToolGate, key_of, outcome_for
-from avm.io.toolline import SPARE_LIMITS, ToolLimit
+from avm.io.toolline import SPARE_LIMITS
 from avm.testing.strategies import schedules
 from avm.tools import Tool, ToolWorker, tool
 from tests.tools.gated import Gate, gated, simulated
@@ -243,39 +244,6 @@ async def test_tools_with_limits_that_are_at_rest_are_forgotten() -> None:
             await gate.call(Foreign(concurrency=1, rate=1.0))
 
         assert len(gate.actor.limits) < SPARE_LIMITS // 2
-
-
-@given(
-    rate=st.floats(0.01, 1000.0),
-    gaps=st.lists(st.floats(0.0, 20.0), min_size=1, max_size=12),
-)
-def test_in_no_stretch_of_time_does_a_limit_let_more_through_than_burst_and_rate(
-    rate: float, gaps: list[float]
-) -> None:
-    limit = ToolLimit(None, None, rate)
-    limit.tokens = limit.burst
-    now, begun = 0.0, []
-    for gap in gaps:
-        now += gap
-        wait = limit.ready_in(now)
-        if wait == 0.0:
-            limit.begin()
-            begun.append(now)
-
-    for first, start in enumerate(begun):
-        for last in range(first, len(begun)):
-            allowed = limit.burst + rate * (begun[last] - start)
-            assert last - first + 1 <= allowed + 1e-6
-
-
-@given(rate=st.floats(0.01, 1000.0), calls=st.integers(1, 50))
-def test_a_limit_is_ready_when_it_said_it_would_be(rate: float, calls: int) -> None:
-    limit = ToolLimit(None, None, rate, tokens=1.0)
-    now = 0.0
-    for _ in range(calls):
-        now += limit.ready_in(now)
-        assert limit.ready_in(now) == 0.0
-        limit.begin()
 
 
 # Equal calls of pure tools.
@@ -536,6 +504,18 @@ async def test_an_idle_worker_that_was_killed_is_not_given_work() -> None:
 
         assert (await gate.call(work, text("again"))).content == "did again"
         assert (await gate.status()).workers == 1
+
+
+@simulates
+async def test_an_answer_from_somebody_who_was_not_given_the_call_is_no_answer() -> None:
+    async with gated() as gate:
+        call = await gate.begin(Workshop().tool(5.0), text("mine"))
+        (serial,) = gate.actor.flights
+
+        gate.kernel.tell(gate.ref, Done(serial, "forged"))
+        gate.kernel.tell(gate.ref, Done(serial + 1, "stray"))
+
+        assert (await call).content == "did mine"
 
 
 # What is counted, and what is refused.
