@@ -110,7 +110,7 @@ class IoFront(Actor):
         self.cache: ReplyCache | None = None
         self.flights = Flights()
         self.calls: dict[int, Call] = {}
-        self.askers = Askers(self.monitor, lambda watch: self.demonitor(watch, flush=True))
+        self.askers: Askers[int] = Askers(self.monitor, lambda watch: self.demonitor(watch, flush=True))
         self.gates: dict[tuple[str, str], Ref] = {}
         self.families: dict[str, tuple[str, str]] = {}
         self.held: dict[Pid, set[int]] = {}
@@ -194,8 +194,7 @@ class IoFront(Actor):
         """Someone who asked ended, or a gate or the courier did."""
         if down.pid is None:
             return
-        asked = self.askers.ended(down.pid)
-        for serial in asked if asked is not None else ():
+        for serial in self.askers.ended(down.pid):
             if serial in self.calls:
                 self._withdraw(self.calls[serial])
         was_courier = self.courier is not None and self.courier.last_pid == down.pid

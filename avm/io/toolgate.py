@@ -25,10 +25,11 @@ from avm.actors.ref import Pid
 from avm.actors.signals import Down
 from avm.actors.timers import TimerRef
 from avm.errors import Refuse, SpecError, StartError, ToolDefinitionError, ToolError
+from avm.io.askers import Askers
 from avm.io.backlog import WEIGHTS
 from avm.io.dispatch import Done, Work
 from avm.io.request import CallTool, ToolCall, ToolOutcome, decode_fragment, encode_fragment
-from avm.io.toolline import Askers, Flight, Lane, Lanes, Tally, ToolLimit, ToolLimits, Waiter, wrong_limit
+from avm.io.toolline import Flight, Lane, Lanes, Tally, ToolLimit, ToolLimits, Waiter, wrong_limit
 
 if TYPE_CHECKING:
     from avm.io.board import Board
@@ -96,7 +97,7 @@ class ToolGate(Actor):
         self.board = board
         self.lanes = Lanes(concurrency)
         self.limits = ToolLimits()
-        self.askers = Askers(self.monitor, self.demonitor)
+        self.askers: Askers[Waiter] = Askers(self.monitor, self.demonitor)
         self.flights: dict[int, Flight] = {}
         self.shared: dict[tuple[int, str], Flight] = {}
         self.tallies: dict[str, Tally] = {}
@@ -167,7 +168,7 @@ class ToolGate(Actor):
         """Somebody who had asked ended, or a worker did."""
         if down.pid is None:
             return
-        for waiter in self.askers.take(down.pid):
+        for waiter in self.askers.ended(down.pid):
             flight = waiter.flight
             del flight.waiters[waiter]
             if not flight.waiters:
@@ -229,10 +230,9 @@ class ToolGate(Actor):
 
     def _wait(self, flight: Flight, call: ToolCall) -> None:
         asker, reply = self.sender, self.defer()
-        waiter = Waiter(call, reply, reply.is_waited_for, flight)
+        waiter = Waiter(call, reply, reply.is_waited_for, flight, asker)
         flight.waiters[waiter] = None
-        if asker is not None:
-            self.askers.add(waiter, asker)
+        self.askers.add(asker, waiter)
 
     # Flights that may begin get idle workers, or new ones.
     async def _serve(self, lane: Lane) -> None:
@@ -305,7 +305,7 @@ class ToolGate(Actor):
         worker = flight.worker
         self._end(flight)
         for waiter in flight.waiters:
-            self.askers.remove(waiter)
+            self.askers.remove(waiter.asker, waiter)
         if worker is not None:
             del flight.lane.workers[worker]
             self.kill(worker)
@@ -333,7 +333,7 @@ class ToolGate(Actor):
             self.failed += len(flight.waiters)
         flight.tally.calls += len(flight.waiters)
         for waiter in flight.waiters:
-            self.askers.remove(waiter)
+            self.askers.remove(waiter.asker, waiter)
             if error is not None:
                 waiter.reply.fail(error)
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -17,7 +17,6 @@ import attrs
 from avm.actors.actor import Actor
 from avm.actors.ref import Pid
 from avm.actors.reply import PendingReply
-from avm.actors.signals import Monitor
 from avm.errors import ToolDefinitionError, ToolError
 from avm.io.backlog import WEIGHTS
 from avm.io.request import CallTool, ToolCall
@@ -172,66 +171,12 @@ class Waiter:
     reply: PendingReply
     is_asked: bool
     flight: Flight
-    asker: Asker | None = None
+    asker: Pid | None = None
     """None for a call from outside any actor."""
 
     def is_wanted(self) -> bool:
         """Tell whether its outcome matters to anyone; an ask that timed out no longer does."""
         return self.reply.is_waited_for or not self.is_asked
-
-
-@attrs.define(slots=True, eq=False)
-class Asker:
-    """An actor with calls at the gate."""
-
-    pid: Pid
-    watch: Monitor
-    waiters: dict[Waiter, None]
-
-
-class Askers:
-    """The actors with calls at the gate; each is watched once, for as long as it has any.
-
-    Args:
-        watch: begins to watch an actor.
-        unwatch: ends that.
-    """
-
-    def __init__(self, watch: Callable[[Pid], Monitor], unwatch: Callable[[Monitor], object]) -> None:
-        self._watch = watch
-        self._unwatch = unwatch
-        self._askers: dict[Pid, Asker] = {}
-
-    def add(self, waiter: Waiter, pid: Pid) -> None:
-        """A call of an actor waits."""
-        asker = self._askers.get(pid)
-        if asker is None:
-            asker = self._askers[pid] = Asker(pid, self._watch(pid), {waiter: None})
-        else:
-            asker.waiters[waiter] = None
-        waiter.asker = asker
-
-    def remove(self, waiter: Waiter) -> None:
-        """A call waits no longer."""
-        asker, waiter.asker = waiter.asker, None
-        if asker is None:
-            return
-        del asker.waiters[waiter]
-        if not asker.waiters:
-            del self._askers[asker.pid]
-            self._unwatch(asker.watch)
-
-    def take(self, pid: Pid) -> tuple[Waiter, ...]:
-        """An actor ended: return its calls, which nobody waits for any more."""
-        asker = self._askers.pop(pid, None)
-        if asker is None:
-            return ()
-        for waiter in asker.waiters:
-            waiter.asker = None
-        return tuple(asker.waiters)
-
-    def __len__(self) -> int:
-        return len(self._askers)
 
 
 # Lines and lanes.

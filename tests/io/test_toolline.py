@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 from avm.actors import Actor, Pid
 from avm.actors.cell import Cell
 from avm.actors.reply import PendingReply
-from avm.actors.signals import Monitor
 from avm.errors import ToolDefinitionError, ToolError
 from avm.io import CallTool, ToolCall
 from avm.io.backlog import WEIGHTS
 from avm.io.toolline import (
     SPARE_LIMITS,
-    Askers,
     Flight,
     Lane,
     Lanes,
@@ -264,45 +262,3 @@ def test_a_flight_is_wanted_while_any_of_its_waiters_wants_it() -> None:
     assert not flight.is_wanted()
     flight.waiters[waiter_of(flight, is_asked=False)] = None
     assert flight.is_wanted()
-
-
-class Watches:
-    """Counts what is watched."""
-
-    def __init__(self) -> None:
-        self.serial = 0
-        self.open: set[int] = set()
-
-    def begin(self, pid: Pid) -> Monitor:
-        self.serial += 1
-        self.open.add(self.serial)
-        return Monitor(self.serial)
-
-    def end(self, monitor: Monitor) -> None:
-        self.open.remove(monitor.serial)
-
-
-def test_an_asker_is_watched_from_its_first_call_to_its_last() -> None:
-    watches, who, flight = Watches(), pid(), flight_of(1)
-    askers, waiters = Askers(watches.begin, watches.end), [waiter_of(flight) for _ in range(3)]
-    for waiter in waiters:
-        askers.add(waiter, who)
-    assert (watches.serial, len(askers)) == (1, 1)
-
-    for waiter in waiters[:2]:
-        askers.remove(waiter)
-    assert watches.open == {1}
-    askers.remove(waiters[2])
-    assert (watches.open, len(askers)) == (set(), 0)
-
-
-def test_the_calls_of_an_asker_that_ended_are_taken_once_and_its_watch_is_over_by_itself() -> None:
-    watches, who, flight = Watches(), pid(), flight_of(1)
-    askers, waiters = Askers(watches.begin, watches.end), [waiter_of(flight) for _ in range(2)]
-    for waiter in waiters:
-        askers.add(waiter, who)
-
-    assert askers.take(who) == tuple(waiters)
-    assert askers.take(who) == ()
-    askers.remove(waiters[0])
-    assert (watches.open, len(askers)) == ({1}, 0)
