@@ -171,6 +171,8 @@ class Buckets:
         self._since = NOTHING
         self._heard = 0
         self._under_way = NOTHING
+        # Most of the time there is nothing to keep: until a response tells of a limit.
+        self._is_unlimited = all(bucket.limit is None for bucket in self._all)
 
     @property
     def under_way(self) -> Amounts:
@@ -179,6 +181,8 @@ class Buckets:
 
     def ready(self, amounts: Amounts, now: float) -> float:
         """Return when a call that takes this may go: now, or later."""
+        if self._is_unlimited:
+            return now
         requests, tokens_in, tokens_out = amounts
         return max(
             self.requests.ready(requests, now),
@@ -188,8 +192,10 @@ class Buckets:
 
     def charge(self, charge: Charge, now: float) -> None:
         """A call is sent: take what it is expected to use. Serials ascend."""
-        self._take(charge.amounts, now)
         self._under_way = _plus(self._under_way, charge.amounts)
+        if self._is_unlimited:
+            return
+        self._take(charge.amounts, now)
         self._since = _plus(self._since, charge.amounts)
         slot = int(now // SLOT)
         self._slots[slot] = _plus(self._slots.get(slot, NOTHING), charge.amounts)
@@ -197,15 +203,17 @@ class Buckets:
 
     def settle(self, charge: Charge, used: Amounts, now: float) -> None:
         """A call has ended: it is charged with what it used; the difference is given back, or taken."""
-        difference = _minus(used, charge.amounts)
-        self._take(difference, now)
         self._under_way = _minus(self._under_way, charge.amounts)
+        difference = _minus(used, charge.amounts)
+        charge.amounts = used
+        charge.is_settled = True
+        if self._is_unlimited:
+            return
+        self._take(difference, now)
         slot = int(charge.at // SLOT)
         if slot in self._slots:
             self._slots[slot] = _plus(self._slots[slot], difference)
             self._since = _plus(self._since, difference)
-        charge.amounts = used
-        charge.is_settled = True
 
     def correct(self, charge: Charge, said: RateLimits, now: float) -> None:
         """Take over what the response to a call says; nothing if one to a later call has been heard."""
@@ -222,6 +230,7 @@ class Buckets:
         for kind, (bucket, allowance) in enumerate(zip(self._all, allowances, strict=True)):
             if allowance is not None:
                 bucket.correct(allowance, age, later[kind], self._since[kind], self._under_way[kind], now)
+        self._is_unlimited = all(bucket.limit is None for bucket in self._all)
 
     def refused(self, amounts: Amounts, seconds: float, now: float) -> None:
         """A call was turned away that would take this, and should find room in so many seconds.

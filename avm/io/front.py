@@ -110,7 +110,7 @@ class IoFront(Actor):
         self.cache: ReplyCache | None = None
         self.flights = Flights()
         self.calls: dict[int, Call] = {}
-        self.askers: Askers[int] = Askers(self.monitor, lambda watch: self.demonitor(watch, flush=True))
+        self.askers: Askers[int] = Askers(self.monitor, self.demonitor)
         self.gates: dict[tuple[str, str], Ref] = {}
         self.families: dict[str, tuple[str, str]] = {}
         self.held: dict[Pid, set[int]] = {}

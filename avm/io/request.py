@@ -233,6 +233,21 @@ class Completion:
     limits: RateLimits | None = attrs.field(default=None, eq=False)
     """What the response said of the provider's limits."""
 
+    def timed(self, timings: Timings) -> Completion:
+        """Return it with its timings. As `attrs.evolve`, written out: this is done for each call."""
+        return Completion(
+            self.fragment,
+            self.stop_reason,
+            self.model,
+            self.usage,
+            self.provider,
+            self.request_id,
+            self.source,
+            timings,
+            self.attempts,
+            self.limits,
+        )
+
     @property
     def digest(self) -> Digest:
         """The blake3 of the message as it came."""

@@ -6,8 +6,6 @@ error and no more. A call that nobody waits for any more is stopped by killing i
 
 from __future__ import annotations
 
-import attrs
-
 from avm.actors.actor import Actor, on
 from avm.actors.ref import Ref
 from avm.errors import ProviderError
@@ -43,7 +41,7 @@ class ModelWorker(Actor):
             self.tell(self.gate, Done(work.serial, error))
             return
         timings = Timings(work.asked, started, self.now(), self.first)
-        self.tell(self.gate, Done(work.serial, attrs.evolve(completion, timings=timings)))
+        self.tell(self.gate, Done(work.serial, completion.timed(timings)))
 
     def _follow(self, work: Work) -> OnEvent:
         stream = work.stream
