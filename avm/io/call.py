@@ -38,6 +38,8 @@ class Call:
     priority: str
     agent: str
     asked: float
+    size: int
+    """Bytes of the request, about."""
     cost: int
     prompt: Prompt
     expected: Cost
@@ -54,7 +56,7 @@ class Call:
 NO_PROMPT = Prompt((), ())
 
 
-def make_call(dispatch: Dispatch, expected: Cost, with_prompt: bool) -> Call:
+def make_call(dispatch: Dispatch, size: int, expected: Cost, with_prompt: bool) -> Call:
     """Return the call of a dispatch; with the chain of its prompt's prefixes where somebody wants to know."""
     request = dispatch.request
     return Call(
@@ -64,6 +66,7 @@ def make_call(dispatch: Dispatch, expected: Cost, with_prompt: bool) -> Call:
         dispatch.priority,
         request.agent,
         dispatch.asked,
+        size,
         max(1, expected.input + expected.output),
         chain_of(request) if with_prompt else NO_PROMPT,
         expected,

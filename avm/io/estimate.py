@@ -22,9 +22,9 @@ class Estimator:
         self._per_byte = 1 / CHARACTERS_PER_TOKEN
         self._output: dict[str, float] = {}
 
-    def input_tokens(self, request: ModelRequest) -> int:
-        """Return the tokens of a request, those in the prompt cache included."""
-        return int(request.size * self._per_byte) + 1
+    def input_tokens(self, size: int) -> int:
+        """Return the tokens of a request of so many bytes, those in the prompt cache included."""
+        return int(size * self._per_byte) + 1
 
     def tokens(self, estimated: int) -> int:
         """Correct a count that was made at `CHARACTERS_PER_TOKEN`."""
@@ -35,10 +35,9 @@ class Estimator:
         expected = self._output.get(request.kind, OUTPUT_TOKENS)
         return max(1, min(request.max_tokens, int(expected)))
 
-    def learn(self, request: ModelRequest, usage: Usage) -> None:
-        """Take over what a call took."""
+    def learn(self, request: ModelRequest, size: int, usage: Usage) -> None:
+        """Take over what a call of so many bytes took."""
         sent = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-        size = request.size
         # A few bytes say little: most of their tokens are the frame around them.
         if sent and size >= 200:
             self._per_byte += WEIGHT * (min(max(sent / size, 0.05), 2.0) - self._per_byte)

@@ -114,11 +114,12 @@ class ModelGate(Actor):
         if self.sender != self.front_pid:
             self._follow_front(self.sender)
         request, estimator = dispatch.request, self.estimator
-        expected = Cost(estimator.input_tokens(request), estimator.output_tokens(request))
+        size = request.size
+        expected = Cost(estimator.input_tokens(size), estimator.output_tokens(request))
         wants_prompt = self.slots is not None or (
             self.prefixes is not None and dispatch.policy.prompt_cache != "off"
         )
-        call = make_call(dispatch, expected, wants_prompt)
+        call = make_call(dispatch, size, expected, wants_prompt)
         self.calls[call.serial] = call
         if self._is_refused(call):
             return
@@ -277,9 +278,8 @@ class ModelGate(Actor):
         dispatch = call.dispatch
         request = call.request
         if call.prompt.chain or attempt.slot is not None:
-            request = attrs.evolve(
-                request,
-                hints=make_hints(call, self.prefixes, self.can.min_cached_tokens, attempt.slot),
+            request = request.hinted(
+                make_hints(call, self.prefixes, self.can.min_cached_tokens, attempt.slot)
             )
         leads = self.prefixes is not None and self.prefixes.leads(call.serial)
         hedges = dispatch.policy.hedge and call.priority == "user"
@@ -322,7 +322,7 @@ class ModelGate(Actor):
         self.governor.answered(attempt.reservation, usage, completion.limits, now)
         self.hedging.calls += 1
         if usage is not None:
-            self.estimator.learn(call.request, usage)
+            self.estimator.learn(call.request, call.size, usage)
         if self.prefixes is not None and call.prompt.chain:
             self._release(self.prefixes.begun(call.serial, now))
             self.prefixes.used(call.prompt.chain, now)

@@ -326,21 +326,33 @@ class PrefixTable:
 class _Share:
     """What one class of agents read from the cache in its last `WINDOW` calls, and in those before them."""
 
-    __slots__ = ("_complained", "_earlier", "_last")
+    __slots__ = ("_complained", "_earlier", "_last", "_sums")
 
     def __init__(self) -> None:
         self._last: deque[tuple[int, int, float]] = deque()
-        self._earlier: deque[tuple[int, int, float]] = deque(maxlen=WINDOW)
+        self._earlier: deque[tuple[int, int, float]] = deque()
         self._complained = False
+        # What was read and what was sent, of the last calls and of those before them.
+        self._sums = [0, 0, 0, 0]
 
     def add(self, read: int, total: int, now: float) -> tuple[float, float] | None:
         """Count one call; returns the share before and now when it has just collapsed."""
-        self._last.append((read, total, now))
-        if len(self._last) > WINDOW:
-            self._earlier.append(self._last.popleft())
-        if len(self._earlier) < WINDOW:
+        last, earlier, sums = self._last, self._earlier, self._sums
+        last.append((read, total, now))
+        sums[0] += read
+        sums[1] += total
+        if len(last) > WINDOW:
+            old = last.popleft()
+            earlier.append(old)
+            for place, amount in enumerate((-old[0], -old[1], old[0], old[1])):
+                sums[place] += amount
+            if len(earlier) > WINDOW:
+                old = earlier.popleft()
+                sums[2] -= old[0]
+                sums[3] -= old[1]
+        if len(earlier) < WINDOW:
             return None
-        before, after = self._of(self._earlier), self.recent
+        before, after = sums[2] / max(1, sums[3]), self.recent
         if after >= _GOOD_SHARE:
             self._complained = False
         elif before >= _GOOD_SHARE and after < before / 2 and not self._complained:
@@ -351,13 +363,9 @@ class _Share:
     @property
     def recent(self) -> float:
         """The share over the last calls."""
-        return self._of(self._last)
+        return self._sums[0] / max(1, self._sums[1])
 
     @property
     def apart(self) -> float:
         """Seconds between two of the last calls, on average."""
         return (self._last[-1][2] - self._last[0][2]) / max(1, len(self._last) - 1)
-
-    @staticmethod
-    def _of(calls: deque[tuple[int, int, float]]) -> float:
-        return sum(read for read, _, _ in calls) / max(1, sum(total for _, total, _ in calls))

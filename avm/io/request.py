@@ -181,6 +181,23 @@ class ModelRequest:
         history = self.conversation
         return size if history is None else size + max(0, history.size - history.prefix_size)
 
+    def hinted(self, hints: Hints) -> ModelRequest:
+        """Return it with hints. As `attrs.evolve`, written out: this is done for each call."""
+        return ModelRequest(
+            self.model,
+            self.conversation,
+            self.messages,
+            self.system,
+            self.tools,
+            self.max_tokens,
+            self.agent,
+            self.label,
+            self.params,
+            self.sample,
+            self.kind,
+            hints,
+        )
+
     @property
     def wants_variety(self) -> bool:
         """Tell whether equal requests are meant to have different replies: a parameter of sampling is set."""
@@ -234,7 +251,15 @@ class Completion:
     """What the response said of the provider's limits."""
 
     def timed(self, timings: Timings) -> Completion:
-        """Return it with its timings. As `attrs.evolve`, written out: this is done for each call."""
+        """Return it with its timings."""
+        return self._with(timings, self.limits)
+
+    def told(self, limits: RateLimits) -> Completion:
+        """Return it with what the response says of the provider's limits."""
+        return self._with(self.timings, limits)
+
+    # As `attrs.evolve`, written out: this is done for each call.
+    def _with(self, timings: Timings | None, limits: RateLimits | None) -> Completion:
         return Completion(
             self.fragment,
             self.stop_reason,
@@ -245,7 +270,7 @@ class Completion:
             self.source,
             timings,
             self.attempts,
-            self.limits,
+            limits,
         )
 
     @property

@@ -64,6 +64,7 @@ class ModelStream:
         "_end",
         "_error",
         "_fresh",
+        "_is_over",
         "_is_silent",
         "_knows",
         "_listener",
@@ -74,7 +75,7 @@ class ModelStream:
 
     def __init__(self, listener: Callable[[], None] | None = None) -> None:
         self._listener = listener
-        # Whether the listener was called since the last read.
+        # Whether it was told that there is something, since the last read.
         self._knows = False
         self._told = _Text()
         self._fresh = _Text()
@@ -87,11 +88,12 @@ class ModelStream:
         self._error: BaseException | None = None
         self._news = asyncio.Event()
         self._end = asyncio.Event()
+        self._is_over = False
 
     @property
     def is_over(self) -> bool:
         """Whether the call has ended, well or not; there may be text left to read."""
-        return self._end.is_set()
+        return self._is_over
 
     @property
     def completion(self) -> Completion | None:
@@ -121,14 +123,15 @@ class ModelStream:
 
     def push(self, event: StreamEvent) -> None:
         """Take an event of the response. What comes after the end is ignored: a line may take time to close."""
-        if not isinstance(event, Delta) or self.is_over or not event.text:
+        if not isinstance(event, Delta) or self._is_over or not event.text:
             return
         self._is_silent = False
         # What was told already is not told again.
         text = event.text if self._at is None else self._unknown(event)
         if text:
             self._fresh.add(text, event.kind, event.block)
-            self._tell()
+            if not self._knows:
+                self._tell()
 
     def finish(self, completion: Completion) -> None:
         """End it with the reply. Text of a reply that came in one piece, such as a kept one, is told now."""
@@ -216,14 +219,16 @@ class ModelStream:
         self._at = None
 
     def _ended(self) -> None:
+        self._is_over = True
         self._end.set()
         self._tell()
 
     def _tell(self) -> None:
         self._news.set()
-        if self._listener is not None and not self._knows:
+        if not self._knows:
             self._knows = True
-            self._listener()
+            if self._listener is not None:
+                self._listener()
 
 
 # Streams are shared, not copied: who gets one in an event reads what the worker writes.
@@ -251,28 +256,25 @@ def to_actor(ref: Ref | Pid, tell: Callable[[Ref | Pid, StreamReady], None]) -> 
 class _Run:
     """Text of one block, in the pieces that came."""
 
-    __slots__ = ("_parts", "block", "kind", "size")
+    __slots__ = ("block", "kind", "parts", "size")
 
     def __init__(self, kind: Kind, block: int) -> None:
         self.kind: Kind = kind
         self.block = block
         self.size = 0
-        self._parts: list[str] = []
+        self.parts: list[str] = []
 
     @property
     def text(self) -> str:
-        if len(self._parts) != 1:
-            self._parts = ["".join(self._parts)]
-        return self._parts[0]
+        if len(self.parts) != 1:
+            self.join()
+        return self.parts[0]
 
-    def add(self, text: str) -> None:
-        self._parts.append(text)
-        self.size += len(text)
-        if len(self._parts) > PARTS:
-            self._parts = ["".join(self._parts)]
+    def join(self) -> None:
+        self.parts = ["".join(self.parts)]
 
     def cut(self, size: int) -> None:
-        self._parts = [self.text[:size]]
+        self.parts = [self.text[:size]]
         self.size = size
 
 
@@ -286,12 +288,17 @@ class _Text:
         self.size = 0
 
     def add(self, text: str, kind: Kind, block: int) -> None:
-        last = self.runs[-1] if self.runs else None
-        if last is None or last.kind != kind or last.block != block:
+        runs = self.runs
+        last = runs[-1] if runs else None
+        if last is None or last.block != block or last.kind != kind:
             last = _Run(kind, block)
-            self.runs.append(last)
-        last.add(text)
-        self.size += len(text)
+            runs.append(last)
+        parts, size = last.parts, len(text)
+        parts.append(text)
+        last.size += size
+        self.size += size
+        if len(parts) > PARTS:
+            last.join()
 
     def cut(self, size: int) -> None:
         while self.runs and self.size - self.runs[-1].size >= size:

@@ -22,7 +22,7 @@ import attrs
 
 from avm.errors import InvalidRequest
 from avm.io.providers.shape import BREAKPOINT, CLOSING, OPENING, Turns
-from avm.io.request import Hints, ModelRequest, decode_fragment
+from avm.io.request import Hints, ModelRequest
 from avm.memory.conversation import Piece
 from avm.memory.fragment import quote
 
@@ -178,7 +178,7 @@ class Wire:
         is_large = len(fragment) >= KEPT_MESSAGE
         turns: Turns | None = self._kept.get(fragment) if is_large else None
         if turns is None:
-            turns = Turns((decode_fragment(fragment),))
+            turns = Turns.of_fragment(fragment)
             self._encoded += 1
             if is_large:
                 self._kept.keep(fragment, turns, turns.size + len(fragment))

@@ -191,7 +191,11 @@ class Accumulator:
             block.grow_otherwise(delta, data)
             return
         if text:
-            block.grow(name, text)
+            pieces = block.grown.get(name)
+            if pieces is None:
+                block.grown[name] = [text]
+            else:
+                pieces.append(text)
             if self._on_event is not None:
                 self._on_event(Delta(text, shown, event.index))
 
@@ -219,12 +223,12 @@ _SHOWN: dict[str, Kind] = {"text": "text", "thinking": "thinking"}
 class _Growing:
     """A block while it comes: how it began, and the pieces of its strings since."""
 
-    __slots__ = ("_citations", "_grown", "_said", "start")
+    __slots__ = ("_citations", "_said", "grown", "start")
 
     def __init__(self, start: bytes) -> None:
         self._said = read_block(start)
         self.start: Block = msgspec.json.decode(start)
-        self._grown: dict[str, list[str]] = {}
+        self.grown: dict[str, list[str]] = {}
         self._citations: list[Any] = []
 
     @property
@@ -237,9 +241,9 @@ class _Growing:
 
     def grow(self, name: str, text: str) -> None:
         """Add text to one of its strings."""
-        pieces = self._grown.get(name)
+        pieces = self.grown.get(name)
         if pieces is None:
-            pieces = self._grown[name] = []
+            pieces = self.grown[name] = []
         pieces.append(text)
 
     def grow_otherwise(self, delta: _Piece, data: bytes) -> None:
@@ -256,12 +260,12 @@ class _Growing:
     def joined(self, name: str) -> str:
         """Return one of its strings as it is now."""
         begun = self.start.get(name)
-        return (begun if isinstance(begun, str) else "") + "".join(self._grown.get(name, ()))
+        return (begun if isinstance(begun, str) else "") + "".join(self.grown.get(name, ()))
 
     def arguments(self) -> str:
         """Return the input of a tool call as the model wrote it."""
         # A block begins with an empty input, in place of which the text comes; or with all of it, and no text comes.
-        return "".join(self._grown.get("input", ())) or bytes(self._said.input).decode()
+        return "".join(self.grown.get("input", ())) or bytes(self._said.input).decode()
 
     def call(self) -> dict[str, str]:
         """Return it as a tool call of the neutral message."""
@@ -270,7 +274,7 @@ class _Growing:
     def block(self) -> Block:
         """Return it as it would have come in one piece."""
         block = dict(self.start)
-        for name in self._grown:
+        for name in self.grown:
             block[name] = to_input(self.arguments()) if name == "input" else self.joined(name)
         if self._citations:
             block["citations"] = [*(block.get("citations") or ()), *self._citations]

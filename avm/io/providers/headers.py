@@ -114,6 +114,8 @@ def _until(moment: float | None, headers: Headers) -> float | None:
     return None if moment is None or now is None else max(0.0, moment - now)
 
 
+# A reset is the same for all responses of a second.
+@lru_cache(maxsize=64)
 def _date(text: str) -> float | None:
     try:
         moment = datetime.fromisoformat(text)

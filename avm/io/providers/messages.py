@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import lru_cache
+from time import monotonic
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
-import attrs
 import blake3
 import msgspec
 
@@ -75,6 +75,13 @@ class _Counted(msgspec.Struct):
 _counted = msgspec.json.Decoder(_Counted)
 
 
+HEARD = 0.01
+"""Seconds for which what a response says of the limits is not read again."""
+
+MODELS = 1000
+"""Models of which that is remembered."""
+
+
 class MessagesProvider(PlainProvider):
     """Calls a server's `/v1/messages`.
 
@@ -130,6 +137,8 @@ class MessagesProvider(PlainProvider):
         self._batches = hosted if batches is None else batches
         self._counts = True
         self._wire = Wire()
+        # Until when what was last said of the limits of a model is new enough.
+        self._heard: dict[str, float] = {}
         self._line = self._make_line()
 
     def __repr__(self) -> str:
@@ -324,8 +333,17 @@ class MessagesProvider(PlainProvider):
             stopped = from_stop(self._asked(request), headers, completion.stop_reason, request.position)
             if stopped is not None:
                 raise stopped
+        # What many responses say within a moment is the same, and reading it costs as much as reading the reply.
+        now = monotonic()
+        if now < self._heard.get(request.model, 0.0):
+            return completion
         limits = read_limits(headers)
-        return completion if limits is None else attrs.evolve(completion, limits=limits)
+        if limits is None:
+            return completion
+        if len(self._heard) >= MODELS:
+            self._heard.clear()
+        self._heard[request.model] = now + HEARD
+        return completion.told(limits)
 
     async def _batch_call(self, task: str, method: str, path: str, body: bytes | None = None) -> Batch:
         exchange = await self._open(task, method, path, body)

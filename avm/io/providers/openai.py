@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import attrs
 import blake3
 import msgspec
 
@@ -166,7 +165,8 @@ class OpenAIProvider(PlainProvider):
             _decode(asked, headers, body, reply.take)
         if reply.is_refusal:
             raise plain(asked, Refused, "the model, or the filter before it, refused to answer", headers)
-        return attrs.evolve(reply.completion(), limits=read_limits(headers))
+        limits = read_limits(headers)
+        return reply.completion() if limits is None else reply.completion().told(limits)
 
     async def _stream(self, asked: Asked, exchange: Exchange, reply: ChatReply) -> None:
         lines = EventLines()

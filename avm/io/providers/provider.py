@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import attrs
+import msgspec
 
 from avm.errors import ProviderError
 from avm.io.limits import Limits
@@ -47,15 +48,16 @@ class Price:
     cache_write_hour: float = 0.0
 
 
-@attrs.frozen(slots=True)
-class Started:
+# These two are made for each piece of each reply: msgspec makes them in a quarter of the time that attrs takes.
+
+
+class Started(msgspec.Struct, frozen=True, gc=False):
     """The response has begun: what the request wrote to the prompt cache can be read from now on."""
 
     request_id: str = ""
 
 
-@attrs.frozen(slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """A piece of the reply, as it came."""
 
     text: str

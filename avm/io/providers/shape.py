@@ -10,12 +10,13 @@ signature, say) is kept under "blocks" of the neutral message and goes back as i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from avm.io.request import Completion, Message, Usage, encode_fragment
+from avm.io.request import Completion, Message, Usage, decode_fragment, encode_fragment
 
 Block = dict[str, Any]
 """One block of a message's content, as the API has it."""
@@ -90,6 +91,11 @@ BREAKPOINT = b'"cache_control":'
 """In encoded JSON it is a key: inside a string the quotes would be escaped."""
 
 
+# One that is sure not to be blank, since it begins with a printable character.
+_PLAIN = re.compile(rb'\{"role":"user","content":"([!#-\[\]-~](?:[^"\\]+|\\.)*)"\}')
+_PLAIN_OPENING = OPENING["user"] + b'{"type":"text","text":"'
+
+
 class Turns:
     """A stretch of messages as turns of the Messages API, encoded. It grows at its end and nowhere else.
 
@@ -118,6 +124,25 @@ class Turns:
         self.marks: list[int] = []
         self.own = 0
         self.extend(messages)
+
+    @classmethod
+    def of_fragment(cls, fragment: bytes) -> Turns:
+        """Return the turn of one message. A user's plain text need not be decoded: its JSON goes over as it stands."""
+        plain = _PLAIN.fullmatch(fragment)
+        if plain is None:
+            return cls((decode_fragment(fragment),))
+        turns = cls()
+        text = turns.text
+        text += _PLAIN_OPENING
+        text += plain[1]
+        text += b'"'
+        # The mark goes before the brace that ends the block.
+        turns.marks.append(len(text))
+        text += b"}"
+        turns.begins = "user"
+        turns.ends.append(len(text))
+        turns.roles.append("user")
+        return turns
 
     @property
     def size(self) -> int:

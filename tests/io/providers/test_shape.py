@@ -4,7 +4,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from avm.io import encode_fragment
 from avm.io.providers.shape import CLOSING, Turns, from_reply, to_input, to_turns
 
 
@@ -195,3 +198,13 @@ def test_breakpoints_of_ones_own_are_counted_and_left_alone() -> None:
     turns = Turns([{"role": "assistant", "content": "", "blocks": [block]}])
 
     assert (turns.own, turns.marks) == (1, [0])
+
+
+@given(st.text(), st.sampled_from(["user", "assistant"]))
+def test_a_plain_message_is_the_same_turn_whether_it_is_decoded_or_not(text: str, role: str) -> None:
+    message = {"role": role, "content": text}
+
+    quick, whole = Turns.of_fragment(encode_fragment(message)), Turns((message,))
+
+    for name in ("text", "begins", "ends", "roles", "marks", "own"):
+        assert getattr(quick, name) == getattr(whole, name), name
