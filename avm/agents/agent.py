@@ -142,8 +142,7 @@ class Agent(Actor):
         """
         stream = ModelStream()
         asked = asyncio.ensure_future(self._ask_pool(self._prompt(prompt, system), stream))
-        # Whoever reads must hear it too if the pool itself is gone.
-        asked.add_done_callback(lambda done: _pass_on(done, stream))
+        asked.add_done_callback(_heard)
         try:
             async for piece in stream:
                 yield piece
@@ -257,8 +256,16 @@ class Agent(Actor):
         call = Complete(request, self._priority(), self.policy, stream)
         # A batch may take a day.
         timeout = None if self.policy.batch and call.priority == "background" else self.reply_timeout
-        with self.waiting(LlmReply(request.model)):
-            return await self.ask(self._pool(), call, timeout=timeout)
+        try:
+            with self.waiting(LlmReply(request.model)):
+                return await self.ask(self._pool(), call, timeout=timeout)
+        except BaseException as error:
+            # Whoever reads the stream must hear it too, also if the pool itself is gone.
+            if stream is not None:
+                stream.fail(
+                    error if isinstance(error, Exception) else ProviderError("the call was given up.")
+                )
+            raise
 
     def _prompt(self, prompt: str, system: str | None, sample: int = 0) -> ModelRequest:
         return ModelRequest(
@@ -333,10 +340,10 @@ class Agent(Actor):
         return roots
 
 
-def _pass_on(asked: asyncio.Future[Completion], stream: ModelStream) -> None:
-    error = ProviderError("the call was given up.") if asked.cancelled() else asked.exception()
-    if error is not None:
-        stream.fail(error)
+# Its error is the stream's, which is read.
+def _heard(asked: asyncio.Future[Completion]) -> None:
+    if not asked.cancelled():
+        asked.exception()
 
 
 def _is_written(future: Future[None]) -> bool:

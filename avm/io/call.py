@@ -25,6 +25,8 @@ class Attempt:
     reservation: Reservation
     at: float
     slot: int | None = None
+    is_awaited: bool = False
+    """Whether others wait, or may come to wait, for its response to begin."""
     begun: bool = False
 
 
@@ -48,8 +50,12 @@ class Call:
     attempts: int = 0
     workers: list[Pid] = attrs.field(factory=list)
     """Those at it now; two while it is hedged."""
+    first_at: float | None = None
+    """When it was sent the first time."""
     timer: TimerRef | None = None
     """Of its next attempt, or of its hedge."""
+    lead: TimerRef | None = None
+    """When it stops leading on its prefix, if its response has not begun by then."""
     answer: Completion | None = None
 
 

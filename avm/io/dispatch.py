@@ -9,6 +9,7 @@ import attrs
 from avm.actors.event import event
 from avm.actors.hooks import Report
 from avm.actors.ref import Pid
+from avm.io.limits import RateLimits
 from avm.io.request import CallPolicy, ModelRequest
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ class Work:
 
 @event(tag="avm.io.Begun")
 class Begun:
-    """The response to a call has begun."""
+    """The response to a call has begun; `limits` is what it says of the provider's."""
 
     serial: int
+    limits: RateLimits | None = None
 
 
 @event(tag="avm.io.Done")

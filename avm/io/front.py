@@ -25,7 +25,6 @@ from avm.errors import (
     NotAuthorized,
     ProviderError,
     ProviderUnavailable,
-    Refuse,
     SpecError,
     SpendLimitReached,
     StartError,
@@ -43,14 +42,15 @@ from avm.io.governor import is_retryable
 from avm.io.providers.provider import BatchProvider, Provider
 from avm.io.request import Complete, Completion, ModelRequest, PoolStatistics, PoolStatus
 from avm.io.tally import Tally
+from avm.io.unfit import unfit
 from avm.memory import Digest
 from avm.supervision import child, start_child
 
 GATES = "avm.io.gates"
 """The name of the supervisor of the gates."""
 
-TRY_AGAIN = 0.1
-"""Seconds until the front looks again whether the courier can start."""
+LONGEST_WAIT = 60.0
+"""Seconds between two tries to start the courier, at most."""
 
 FAMILIES = 10_000
 """Models whose family is remembered."""
@@ -68,7 +68,9 @@ class GivenUp:
 
 @event(tag="avm.io.Resume")
 class Resume:
-    """Go on with what is on disk. Only from the front to itself."""
+    """Go on with what is on disk; if that fails, again after so many seconds. Only from the front to itself."""
+
+    wait: float = 0.1
 
 
 @attrs.define(slots=True, eq=False)
@@ -80,7 +82,7 @@ class Call:
     reply: PendingReply
     asked: float
     asker: Pid | None
-    digest: Digest | None
+    digest: Digest | None = None
     """Of the request, if equal calls may share its reply."""
     tried: int = 0
     """How many of its fallback models were tried."""
@@ -115,6 +117,7 @@ class IoFront(Actor):
         self.families: dict[str, tuple[str, str]] = {}
         self.held: dict[Pid, set[int]] = {}
         self.courier: Ref | None = None
+        self.has_warned = False
         # A late answer to a former incarnation must not be taken for one to this.
         self.serial = self.random.getrandbits(40) << 20
         self.tally = Tally(provider)
@@ -136,26 +139,30 @@ class IoFront(Actor):
 
     @on(Complete)
     async def complete(self, complete: Complete) -> None:
-        """Take a model call."""
+        """Take a model call. Whatever is wrong with it is its own error, and not the end of all others."""
+        self.serial += 1
+        call = Call(self.serial, complete, self.defer(), self.now(), self.sender)
+        try:
+            await self._take(call)
+        except Exception as error:
+            self._conclude(call, unfit(complete, error))
+
+    async def _take(self, call: Call) -> None:
+        complete = call.complete
         if complete.priority not in WEIGHTS:
             known = ", ".join(WEIGHTS)
-            raise Refuse(
-                SpecError(f"the priority of a call must be one of {known}, got {complete.priority!r}.")
-            )
+            raise SpecError(f"the priority of a call must be one of {known}, got {complete.priority!r}.")
         policy, request = complete.policy, complete.request
         shares = (policy.cache is not None or policy.coalesce) and not request.wants_variety
-        self.serial += 1
-        call = Call(
-            self.serial, complete, self.defer(), self.now(), self.sender, request.digest() if shares else None
-        )
+        call.digest = request.digest() if shares else None
         if call.digest is not None and self._answer_from_cache(call, policy.cache):
             return
         self.calls[call.serial] = call
         self._watch(call)
         joined = None
         if call.digest is not None and policy.coalesce:
-            # Of one class only: a call of a user must not wait as long as one in the background may.
-            joined = self.flights.join((call.digest, complete.priority), call.serial)
+            # Only calls that are served alike: a user's must not wait as long as one for a batch may.
+            joined = self.flights.join((call.digest, complete.priority, policy), call.serial)
         if joined is not None:
             return
         await self._send(call, request)
@@ -169,7 +176,7 @@ class IoFront(Actor):
         self._let_go(call)
         outcome = answered.outcome
         if isinstance(outcome, BatchFailed):
-            await self._send_now(call, self._request_of(call))
+            await self._send(call, self._request_of(call), at_once=True)
         elif isinstance(outcome, Exception) and (request := self._fallback(call, outcome)) is not None:
             await self._send(call, request)
         else:
@@ -180,7 +187,7 @@ class IoFront(Actor):
         """Start the courier, which finds its batches again."""
         # The supervisor of the gates is started after the front.
         if self.whereis(GATES) is None or await self._find_courier() is None:
-            self.send_after(TRY_AGAIN, self.pid, resume)
+            self.send_after(resume.wait, self.pid, Resume(min(resume.wait * 2, LONGEST_WAIT)))
 
     @on(GivenUp)
     def given_up(self, given_up: GivenUp) -> None:
@@ -216,26 +223,21 @@ class IoFront(Actor):
 
     # Sending.
 
-    async def _send(self, call: Call, request: ModelRequest) -> None:
-        """Hand a call to whoever is to make it."""
-        complete = call.complete
-        if complete.priority == "background" and complete.policy.batch and complete.stream is None:
-            batches = (
-                isinstance(self.provider, BatchProvider) and self.provider.capabilities(request.model).batches
-            )
-            courier = await self._find_courier() if batches else None
-            if courier is not None:
-                self._hand(call, request, courier)
-                return
-        await self._send_now(call, request)
-
-    async def _send_now(self, call: Call, request: ModelRequest) -> None:
+    async def _send(self, call: Call, request: ModelRequest, *, at_once: bool = False) -> None:
+        """Hand a call to whoever is to make it: the courier, unless it is to be made at once, or a gate."""
         try:
-            gate = await self._find_gate(request.model)
-        except StartError as error:
-            self._conclude(call, error)
-        else:
-            self._hand(call, request, gate)
+            to = None if at_once else await self._courier_for(call, request)
+            self._hand(call, request, to if to is not None else await self._find_gate(request.model))
+        except Exception as error:
+            self._conclude(call, unfit(call.complete, error))
+
+    async def _courier_for(self, call: Call, request: ModelRequest) -> Ref | None:
+        complete, provider = call.complete, self.provider
+        if complete.priority != "background" or not complete.policy.batch or complete.stream is not None:
+            return None
+        if not isinstance(provider, BatchProvider) or not provider.capabilities(request.model).batches:
+            return None
+        return await self._find_courier()
 
     def _hand(self, call: Call, request: ModelRequest, to: Ref) -> None:
         pid = to.pid or to.last_pid
@@ -261,7 +263,7 @@ class IoFront(Actor):
         if gate is None or not gate.is_alive():
             gate = self.gates[key] = await self._start(
                 f"avm.io.gate:{':'.join(key)}",
-                key[1],
+                "gate",
                 ModelGate,
                 (self.ref, self.provider, model, self.concurrency, self.workers, self.board),
             )
@@ -274,7 +276,9 @@ class IoFront(Actor):
             try:
                 self.courier = await self._start("avm.io.courier", "courier", BatchCourier, args)
             except StartError as error:
-                _log.warning("%s: batches have to wait: %s", self.path, error)
+                if not self.has_warned:
+                    self.has_warned = True
+                    _log.warning("%s: batches have to wait: %s", self.path, error)
                 return None
         return self.courier
 
@@ -287,9 +291,11 @@ class IoFront(Actor):
         if gates is None:
             raise StartError("the I/O pool has no supervisor of gates now; ask again.")
         try:
-            ref = await start_child(gates, child(id, cls, *args, name=name, shutdown=5.0))
+            ref = await start_child(
+                gates, child(id, cls, *args, name=name, restart="temporary", shutdown=5.0)
+            )
         except StartError:
-            # Its supervisor may have restarted one meanwhile.
+            # A former front may have started one meanwhile.
             ref = self.whereis(name)
             if ref is None:
                 raise
@@ -336,7 +342,7 @@ class IoFront(Actor):
         """Answer a call, and those equal to it."""
         policy = call.complete.policy
         if isinstance(outcome, Completion):
-            self.tally.paid(outcome)
+            self._pay(call, outcome)
             if call.digest is not None and policy.cache is not None and not call.tried:
                 self._replies().put(call.digest, outcome, policy.cache)
         self._end(call)
@@ -359,7 +365,11 @@ class IoFront(Actor):
         if isinstance(outcome, Completion):
             self.tally.latency.add(self.now() - call.asked)
             if stream is not None:
-                stream.finish(outcome)
+                try:
+                    stream.finish(outcome)
+                except Exception as unreadable:
+                    # The fragment is no message: whoever reads it as one gets the error too.
+                    stream.fail(unreadable)
             call.reply.send(outcome)
             return
         self.tally.failed += 1
@@ -367,6 +377,15 @@ class IoFront(Actor):
         if stream is not None:
             stream.fail(error)
         call.reply.fail(error)
+
+    # What a provider says of its prices is its own, and no reason to fail a call that was answered.
+    def _pay(self, call: Call, completion: Completion) -> None:
+        try:
+            self.tally.paid(completion, self._request_of(call), call.complete.policy.prompt_cache == "hour")
+        except Exception as error:
+            if not self.has_warned:
+                self.has_warned = True
+                _log.warning("%s: the cost of a call cannot be counted: %s", self.path, describe(error))
 
     def _crash(self, call: Call, down: Down) -> ProviderError:
         model = call.complete.request.model

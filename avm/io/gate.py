@@ -37,6 +37,7 @@ from avm.io.providers.provider import Provider
 from avm.io.request import Completion
 from avm.io.reservoir import Reservoir
 from avm.io.slots import Slots
+from avm.io.unfit import unfit
 from avm.io.worker import ModelWorker
 
 _log = logging.getLogger("avm")
@@ -52,6 +53,22 @@ class Again:
     """Time to try a call again, or to hedge it. Only from a gate to itself."""
 
     serial: int
+
+
+@event(tag="avm.io.LeadOver")
+class LeadOver:
+    """A leader has led for long enough. Only from a gate to itself."""
+
+    serial: int
+
+
+@event(tag="avm.io.Hopeless")
+class Hopeless:
+    """Time to look who waits in vain. Only from a gate to itself."""
+
+
+LEAD_LEAST, LEAD_MOST = 5.0, 30.0
+"""Seconds in which a leader's response has to begin: four times what is usual, within these."""
 
 
 class ModelGate(Actor):
@@ -93,6 +110,7 @@ class ModelGate(Actor):
         self.retries = 0
         self.wake: tuple[float, TimerRef] | None = None
         self.blocked_until = 0.0
+        self.looks_soon = False
         self.watch: Monitor | None = None
         self.front_pid: Pid | None = None
 
@@ -113,15 +131,16 @@ class ModelGate(Actor):
         """Take a call."""
         if self.sender != self.front_pid:
             self._follow_front(self.sender)
-        request, estimator = dispatch.request, self.estimator
-        size = request.size
-        expected = Cost(estimator.input_tokens(size), estimator.output_tokens(request))
-        wants_prompt = self.slots is not None or (
-            self.prefixes is not None and dispatch.policy.prompt_cache != "off"
-        )
-        call = make_call(dispatch, size, expected, wants_prompt)
+        try:
+            call = self._make(dispatch)
+        except Exception as error:
+            # A request that cannot be read, or a conversation that cannot: no reason to fail the others.
+            self.tell(self.front, Answered(dispatch.serial, unfit(dispatch, error)))
+            return
         self.calls[call.serial] = call
-        if self._is_refused(call):
+        refusal = self.governor.refusal(self.now())
+        if refusal is not None and self._is_hopeless(call, refusal):
+            self._answer(call, refusal)
             return
         if self.prefixes is not None and call.prompt.chain:
             self.prefixes.expect(call.prompt.chain, call.agent)
@@ -157,6 +176,7 @@ class ModelGate(Actor):
         if call is None or attempt is None or attempt.call is not call:
             return
         attempt.begun = True
+        self._stop_lead(call)
         self.hedging.began(self.now() - attempt.at)
         if self.prefixes is not None and self._release(self.prefixes.begun(call.serial, self.now())):
             await self._pump()
@@ -175,6 +195,21 @@ class ModelGate(Actor):
             else:
                 self._failed(attempt, done.outcome)
         await self._pump()
+
+    @on(LeadOver)
+    async def lead_over(self, over: LeadOver) -> None:
+        """A leader's response has not begun in good time: the next one leads."""
+        call = self.calls.get(over.serial)
+        if call is not None and call.lead is not None:
+            call.lead = None
+            self._unlead(call)
+            await self._pump()
+
+    @on(Hopeless)
+    def look_at_hopeless(self, _: Hopeless) -> None:
+        """Answer those that have no prospect while the breaker is open."""
+        self.looks_soon = False
+        self._refuse_hopeless()
 
     @on(Down)
     async def down(self, down: Down) -> None:
@@ -219,6 +254,15 @@ class ModelGate(Actor):
             await self._hedge(call)
         await self._pump()
 
+    def _make(self, dispatch: Dispatch) -> Call:
+        request, estimator = dispatch.request, self.estimator
+        size = request.size
+        expected = Cost(estimator.input_tokens(size), estimator.output_tokens(request))
+        wants_prompt = self.slots is not None or (
+            self.prefixes is not None and dispatch.policy.prompt_cache != "off"
+        )
+        return make_call(dispatch, size, expected, wants_prompt)
+
     # Sending.
 
     async def _pump(self) -> None:
@@ -243,8 +287,11 @@ class ModelGate(Actor):
         """Return the attempt that may be made now, else the prefix to wait for, or the time to ask again."""
         cost = call.expected
         prefixes = self.prefixes
+        is_awaited = False
         if prefixes is not None and call.prompt.chain:
             hour = call.dispatch.policy.prompt_cache == "hour"
+            trunk = call.prompt.chain[:1]
+            is_cold = trunk[0].tokens >= self.can.min_cached_tokens and not prefixes.covered(trunk, now)
             key = prefixes.enter(
                 call.prompt.chain, call.serial, now, owner=call.agent, ttl=3600.0 if hour else None
             )
@@ -252,12 +299,14 @@ class ModelGate(Actor):
                 return key
             covered = self.estimator.tokens(prefixes.covered(call.prompt.chain, now))
             cost = Cost(max(1, cost.input - covered), cost.output)
+            # Nobody waits for what is an agent's own, such as a new page of its history.
+            is_awaited = prefixes.leads(call.serial) and (is_cold or bool(prefixes.shared(call.prompt.chain)))
         admitted = self.governor.admit(cost, now)
         if isinstance(admitted, float):
             self._unlead(call)
             return admitted
         slot = self.slots.take(call.agent, call.prompt.chain) if self.slots is not None else None
-        return Attempt(call, admitted, now, slot)
+        return Attempt(call, admitted, now, slot, is_awaited)
 
     async def _man(self, attempt: Attempt) -> None:
         """Find a worker for an attempt, and send it."""
@@ -281,13 +330,19 @@ class ModelGate(Actor):
             request = request.hinted(
                 make_hints(call, self.prefixes, self.can.min_cached_tokens, attempt.slot)
             )
-        leads = self.prefixes is not None and self.prefixes.leads(call.serial)
         hedges = dispatch.policy.hedge and call.priority == "user"
         call.place = "sent"
         call.attempts += 1
-        attempt.at = self.now()
+        attempt.at = now = self.now()
+        if call.first_at is None:
+            call.first_at = now
         self.crew.begin(worker, attempt)
-        self.tell(worker, Work(call.serial, request, call.asked, dispatch.stream, leads or hedges))
+        wants_start = attempt.is_awaited or hedges
+        self.tell(worker, Work(call.serial, request, call.asked, dispatch.stream, wants_start))
+        if self.prefixes is not None and self.prefixes.leads(call.serial):
+            usual = self.hedging.delay() or 0.0
+            seconds = min(LEAD_MOST, max(LEAD_LEAST, 4 * usual))
+            call.lead = self.send_after(seconds, self.pid, LeadOver(call.serial))
         if hedges and len(call.workers) == 1:
             after = self.hedging.delay()
             if after is not None:
@@ -346,10 +401,11 @@ class ModelGate(Actor):
         self._stop_timer(call)
         self._unlead(call)
         again = self.governor.retry_at(error, call.attempts, now) if is_retryable(error) else math.inf
-        if again - call.asked > call.dispatch.policy.retry_for:
+        first = call.first_at if call.first_at is not None else call.asked
+        if again == math.inf or again - first > call.dispatch.policy.retry_for:
             self._report(attempt, error, None)
             self._answer(call, error)
-            self._refuse_others()
+            self._look_at_breaker()
             return
         self.retries += 1
         self._report(attempt, error, max(0.0, again - now))
@@ -358,7 +414,7 @@ class ModelGate(Actor):
             call.timer = self.send_after(again - now, self.pid, Again(call.serial))
         else:
             self._requeue(call)
-        self._refuse_others()
+        self._look_at_breaker()
 
     def _answer(self, call: Call, outcome: object) -> None:
         self._forget(call)
@@ -387,38 +443,46 @@ class ModelGate(Actor):
 
     # Leaving and waiting.
 
-    def _is_refused(self, call: Call) -> bool:
-        """Answer a call that has no prospect: the breaker is open, and waiting is of no use or not wanted."""
+    def _is_hopeless(self, call: Call, refusal: ProviderError) -> bool:
+        """Tell whether waiting for the breaker is of no use to a call, or not wanted."""
+        policy = call.dispatch.policy
+        if policy.fallbacks or isinstance(refusal.__cause__, (NotAuthorized, SpendLimitReached)):
+            return True
+        # It has waited as long as it may be tried again.
+        return self.now() - call.asked >= policy.retry_for > 0
+
+    def _look_at_breaker(self) -> None:
+        """If the breaker is open, answer those that have no prospect; once for all failures of a second."""
+        if not self.looks_soon and self.governor.refusal(self.now()) is not None:
+            self.looks_soon = True
+            self.send_after(1.0, self.pid, Hopeless())
+            self._refuse_hopeless()
+
+    def _refuse_hopeless(self) -> None:
         refusal = self.governor.refusal(self.now())
         if refusal is None:
-            return False
-        policy = call.dispatch.policy
-        for_good = isinstance(refusal.__cause__, (NotAuthorized, SpendLimitReached))
-        # It has waited as long as it may be tried again, and it is not asked now either.
-        is_late = self.now() - call.asked >= policy.retry_for > 0
-        if not (for_good or is_late or policy.fallbacks):
-            return False
-        self._answer(call, refusal)
-        return True
-
-    def _refuse_others(self) -> None:
-        """The breaker may have opened: answer those in the queue that have no prospect."""
-        if self.governor.refusal(self.now()) is None:
             return
         for call in list(self.calls.values()):
-            if call.place != "sent" and self._is_refused(call):
+            if call.place != "sent" and self._is_hopeless(call, refusal):
                 if call.place == "queue":
                     self.queue.withdraw(call)
                 call.withdrawn = True
+                self._answer(call, refusal)
 
     def _forget(self, call: Call) -> None:
         self.calls.pop(call.serial, None)
         self._stop_timer(call)
+        self._stop_lead(call)
 
     def _stop_timer(self, call: Call) -> None:
         if call.timer is not None:
             self.cancel(call.timer)
             call.timer = None
+
+    def _stop_lead(self, call: Call) -> None:
+        if call.lead is not None:
+            self.cancel(call.lead)
+            call.lead = None
 
     def _abandon(self, call: Call) -> None:
         """Stop those that are at a call which is over; what they had reserved comes back."""
@@ -435,6 +499,7 @@ class ModelGate(Actor):
             attempt.slot = None
 
     def _unlead(self, call: Call) -> None:
+        self._stop_lead(call)
         if self.prefixes is not None:
             self._release(self.prefixes.failed(call.serial, self.now()))
 
@@ -473,6 +538,8 @@ class ModelGate(Actor):
         """The front is gone, and with it all who waited."""
         for call in list(self.calls.values()):
             self._forget(call)
+            if call.dispatch.stream is not None:
+                call.dispatch.stream.fail(ProviderError("the I/O pool's front ended.", self.provider.name))
             if call.place == "queue":
                 self.queue.withdraw(call)
             call.withdrawn = True

@@ -126,7 +126,7 @@ class CallPolicy:
     fallbacks: tuple[str, ...] = ()
     """Models to try in turn when the model's provider fails."""
     retry_for: float = 300.0
-    """Seconds from asking within which what failed is tried again."""
+    """Seconds from its first attempt within which a call that failed is tried again."""
     prompt_cache: Literal["auto", "hour", "off"] = "auto"
     """Whether the pool places cache breakpoints: "hour" for those that live an hour."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from avm.io.prices import BATCH_SHARE, cost
+from avm.io.prices import cost, price_of
 from avm.io.providers.provider import Provider
-from avm.io.request import Completion, PoolStatistics
+from avm.io.request import Completion, ModelRequest, PoolStatistics
 from avm.io.reservoir import Reservoir
 
 
@@ -27,8 +27,8 @@ class Tally:
         self.latency = Reservoir()
         self._tokens = [0, 0, 0, 0]
 
-    def paid(self, completion: Completion) -> None:
-        """Take note of what a provider's reply took."""
+    def paid(self, completion: Completion, request: ModelRequest, hour: bool) -> None:
+        """Take note of what a provider's reply to a request took; `hour` is how long what it wrote is cached."""
         is_batch = completion.source == "batch"
         self.batched += is_batch
         usage = completion.usage
@@ -39,9 +39,14 @@ class Tally:
         tokens[1] += usage.output_tokens
         tokens[2] += usage.cache_read_tokens
         tokens[3] += usage.cache_write_tokens
-        price = self.provider.price(completion.model)
+        model = completion.model or request.model
+        price = self.provider.price(model)
         if price is not None:
-            self.cost = (self.cost or 0.0) + cost(usage, price) * (BATCH_SHARE if is_batch else 1.0)
+            prompt = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+            if price == price_of(model):
+                # Of the table, which knows what a long prompt costs.
+                price = price_of(model, prompt_tokens=prompt) or price
+            self.cost = (self.cost or 0.0) + cost(usage, price, hour, batch=is_batch)
 
     def statistics(self) -> PoolStatistics:
         """Return the counts; those of gates and tools are for others to fill in."""

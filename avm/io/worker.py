@@ -52,7 +52,8 @@ class ModelWorker(Actor):
             if self.first is None:
                 self.first = self.now()
                 if work.reports_start:
-                    self.tell(self.gate, Begun(work.serial))
+                    limits = event.limits if type(event) is Started else None
+                    self.tell(self.gate, Begun(work.serial, limits))
             if stream is not None and type(event) is not Started:
                 stream.push(event)
 

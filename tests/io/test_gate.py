@@ -12,6 +12,8 @@ import pytest
 from avm.actors import Actor, Kernel, Report, event, on
 from avm.errors import (
     AskTimeout,
+    AVMError,
+    InvalidRequest,
     NotAuthorized,
     Overloaded,
     ProviderConnection,
@@ -43,6 +45,7 @@ from avm.io import (
     encode_fragment,
 )
 from avm.io.providers.scripted import CutStream
+from avm.memory import Conversation, Store
 from avm.testing import ManualClock
 from tests.io.pooled import Gated, front_of, gates_of, pooled, prompt
 
@@ -576,5 +579,163 @@ def test_limits_of_the_provider_pace_the_calls(run: Run) -> None:
 
             assert len([at for at in sent if at < 1]) <= 61
             assert 29 <= sent[-1] <= 32
+
+    run(body())
+
+
+def test_a_leader_whose_response_does_not_begin_lets_the_next_one_lead(run: Run) -> None:
+    async def body() -> None:
+        clock = ManualClock()
+        provider = Cached()
+        async with pooled(provider, clock=clock) as kernel:
+            asking = [
+                asyncio.ensure_future(ask(kernel, f"q{n}", system=LONG, agent=f"a{n}")) for n in range(4)
+            ]
+            await kernel.idle()
+            assert len(provider.requests) == 1
+            clock.advance(6.0)
+            await kernel.idle()
+            assert len(provider.requests) == 2
+
+            provider.start.set()
+            provider.gate.set()
+            assert len(await asyncio.gather(*asking)) == 4
+            assert is_at_rest(await status(kernel))
+
+    run(body())
+
+
+def test_a_page_of_an_agents_own_makes_nobody_stream(run: Run) -> None:
+    async def body() -> None:
+        provider = Cached()
+        provider.gate.set()
+        provider.start.set()
+        streamed: list[bool] = []
+        complete = provider.complete
+
+        async def watched(request: ModelRequest, *, on_event: OnEvent | None = None) -> Completion:
+            streamed.append(on_event is not None)
+            return await complete(request, on_event=on_event)
+
+        provider.complete = watched  # type: ignore[method-assign]
+        async with pooled(provider) as kernel:
+            conversation = Conversation(Store(), LONG)
+            for turn in range(30):
+                conversation = conversation.append({"role": "user", "content": f"{turn} " + "x" * 3000})
+                request = ModelRequest("m", conversation, system=LONG, agent="one")
+                await kernel.ask(front_of(kernel), Complete(request))
+                conversation = conversation.append({"role": "assistant", "content": "ok"})
+
+        # The first writes the prompt that others may have too.
+        assert streamed == [True] + [False] * 29
+
+    run(body())
+
+
+@pytest.mark.parametrize("family", ["meta-llama/Llama-3.1-8B", "", "a b"])
+def test_a_family_may_have_any_name(run: Run, family: str) -> None:
+    class Named(ScriptedProvider):
+        def capabilities(self, model: str) -> Capabilities:
+            return Capabilities(family=family)
+
+    async def body() -> None:
+        async with pooled(Named()) as kernel:
+            assert (await ask(kernel, "hello")).text == "You said: hello"
+
+    run(body())
+
+
+class Faulty(ScriptedProvider):
+    """What it says of itself raises, for some models."""
+
+    def capabilities(self, model: str) -> Capabilities:
+        if model == "unknown":
+            raise KeyError(model)
+        return super().capabilities(model)
+
+    def price(self, model: str) -> Any:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Complete(prompt("x", max_tokens=None)),
+        Complete(prompt("x", system=None)),
+        Complete(prompt("x"), ["user"]),  # type: ignore[arg-type]
+        Complete(prompt("x"), policy=None),  # type: ignore[arg-type]
+        Complete(prompt("x", params="{}"), policy=CallPolicy(cache=1.0)),
+        Complete(attrs.evolve(prompt("x"), model="unknown")),
+        Complete(attrs.evolve(prompt("x"), model="\ud800"), policy=CallPolicy(cache=1.0)),
+    ],
+    ids=lambda call: str(call)[:60],
+)
+def test_a_call_that_cannot_be_taken_fails_alone(run: Run, wrong: Complete) -> None:
+    async def body() -> None:
+        usage = attrs.evolve(REPLY, usage=Usage(10, 2))
+        async with pooled(Faulty(lambda _: usage)) as kernel:
+            with pytest.raises(AVMError):
+                await kernel.ask(front_of(kernel), wrong)
+            assert (await ask(kernel, "and then")).text == "ok"
+            found = await status(kernel)
+            assert is_at_rest(found)
+            assert found.crashed_workers == 0
+
+    run(body())
+
+
+def test_what_is_wrong_with_a_call_for_good_is_not_tried_again_however_long_it_may(run: Run) -> None:
+    async def body() -> None:
+        provider = ScriptedProvider(lambda request: InvalidRequest("no", "scripted", "m"))
+        async with pooled(provider) as kernel:
+            with pytest.raises(InvalidRequest):
+                await ask(kernel, "x", policy=CallPolicy(retry_for=float("inf")))
+            assert provider.requests == 1
+
+    run(body())
+
+
+def test_only_calls_that_are_served_alike_share_a_reply(run: Run) -> None:
+    async def body() -> None:
+        gated = Gated()
+        async with pooled(gated) as kernel:
+            policies = [CallPolicy(coalesce=True), CallPolicy(coalesce=True, fallbacks=("other",))]
+            asking = [asyncio.ensure_future(ask(kernel, "same", policy=policy)) for policy in policies]
+            await kernel.idle()
+            assert len(gated.begun) == 2
+            gated.gate.set()
+            await asyncio.gather(*asking)
+
+    run(body())
+
+
+def test_time_in_the_queue_is_not_taken_from_the_time_for_trying_again(run: Run) -> None:
+    async def body() -> None:
+        clock = ManualClock()
+        numbers = iter(range(100))
+
+        def answer(request: ModelRequest) -> Any:
+            return Overloaded("busy", "scripted", "m") if next(numbers) == 1 else REPLY
+
+        provider = ScriptedProvider(answer, latency=Latency(20.0))
+        async with pooled(provider, clock=clock, concurrency=1) as kernel:
+            asked = asyncio.gather(*[ask(kernel, f"q{n}", policy=CallPolicy(retry_for=30.0)) for n in (1, 2)])
+            replies = await until(kernel, clock, asked)
+            assert [reply.attempts for reply in replies] == [1, 2]
+
+    run(body())
+
+
+def test_the_readers_of_a_stream_hear_that_the_front_is_gone(run: Run) -> None:
+    async def body() -> None:
+        gated = Gated()
+        async with pooled(gated) as kernel:
+            stream = ModelStream()
+            asking = asyncio.ensure_future(ask(kernel, "x", stream=stream))
+            await kernel.idle()
+            kernel.kill(front_of(kernel))
+            with pytest.raises(ProviderError, match="front ended"):
+                await stream.result()
+            await asyncio.gather(asking, return_exceptions=True)
 
     run(body())

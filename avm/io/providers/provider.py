@@ -9,7 +9,7 @@ import attrs
 import msgspec
 
 from avm.errors import ProviderError
-from avm.io.limits import Limits
+from avm.io.limits import Limits, RateLimits
 from avm.io.request import Completion, ModelRequest
 
 CHARACTERS_PER_TOKEN = 3.5
@@ -55,6 +55,8 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     """The response has begun: what the request wrote to the prompt cache can be read from now on."""
 
     request_id: str = ""
+    limits: RateLimits | None = None
+    """What its headers say of the provider's limits, if anything."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
