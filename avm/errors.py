@@ -352,7 +352,18 @@ class RateLimited(ProviderError):
 
 
 class Overloaded(ProviderError):
-    """529 or 503: the provider has no capacity now."""
+    """529 or 503: the provider has no capacity now; `retry_after` in seconds, None if it did not say."""
+
+    def __init__(
+        self,
+        message: str,
+        provider: str = "",
+        model: str = "",
+        request_id: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, provider, model, request_id)
+        self.retry_after = retry_after
 
 
 class ProviderTimeout(ProviderError, TimeoutError):
@@ -378,7 +389,7 @@ class ProviderUnavailable(ProviderError):
 
 
 class NotAuthorized(ProviderError):
-    """401 or 403: the key is wrong, or may not do this."""
+    """401: the key is missing or wrong."""
 
 
 class SpendLimitReached(ProviderError):
@@ -386,7 +397,7 @@ class SpendLimitReached(ProviderError):
 
 
 class InvalidRequest(ProviderError):
-    """400, 404, 413, 422: the provider cannot take the request as it is."""
+    """400, 403, 404, 422: the provider cannot take the request as it is, or not from this account."""
 
 
 class ContextOverflow(ProviderError):

@@ -19,6 +19,7 @@ from typing import Any
 from weakref import ref
 
 import attrs
+import msgspec
 
 from avm.errors import InvalidRequest
 from avm.io.providers.shape import BREAKPOINT, CLOSING, OPENING, Turns
@@ -37,6 +38,9 @@ KEPT_MESSAGE = 1024
 
 FIVE_MINUTES = b',"cache_control":{"type":"ephemeral"}'
 ONE_HOUR = b',"cache_control":{"type":"ephemeral","ttl":"1h"}'
+
+OWN_MEMBERS = frozenset(("model", "max_tokens", "messages", "system", "tools", "stream"))
+"""What the body has from the request itself, and `params` may not say again."""
 
 NO_HINTS = Hints()
 
@@ -83,11 +87,13 @@ class Wire:
             stream: whether the reply is to come as events.
 
         Raises:
-            InvalidRequest: its `params` or `tools` cannot be JSON of the right kind.
+            InvalidRequest: its `params` or `tools` cannot be JSON of the right kind, or `params` has one of
+                `OWN_MEMBERS`.
             CorruptBlob, ColdStoreError: the conversation is on disk and cannot be read.
         """
         hints = request.hints if request.hints is not None else NO_HINTS
-        mark = ONE_HOUR if hints.hour else FIVE_MINUTES
+        # The API refuses an hour behind five minutes, and tools come first.
+        mark = ONE_HOUR if hints.hour and not _has_short_mark(request.tools) else FIVE_MINUTES
         room = BREAKPOINTS
         stretches = self._stretches(request)
         # Whatever may fail comes before `_join`: an error would keep its views of the turns, and those could not grow.
@@ -246,6 +252,18 @@ class _Kept:
                 self.size -= gone[1]
 
 
+class _Control(msgspec.Struct):
+    ttl: str = ""
+
+
+class _Tool(msgspec.Struct):
+    cache_control: _Control | None = None
+
+
+_controls = msgspec.json.Decoder(list[_Tool])
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
 def _opening(request: ModelRequest, hints: Hints, stream: bool) -> bytes:
     opening = b'{"model":%b,"max_tokens":%d' % (quote(request.model), request.max_tokens)
     if stream:
@@ -261,23 +279,57 @@ def _own(tools: bytes) -> int:
     return tools.count(BREAKPOINT)
 
 
+@lru_cache(maxsize=256)
+def _has_short_mark(tools: bytes) -> bool:
+    """Tell whether tools bring along a breakpoint for five minutes. What is no array of objects has none."""
+    if BREAKPOINT not in tools:
+        return False
+    try:
+        found = _controls.decode(tools)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return any(tool.cache_control is not None and tool.cache_control.ttl != "1h" for tool in found)
+
+
 def _mark_last(request: ModelRequest, mark: bytes) -> bytes:
     tools = request.tools
     end = tools.rfind(b"}")
     if end < 0 or tools[end + 1 :].strip() != b"]":
         raise _invalid(request, "tools", "a JSON array of objects", tools)
+    # The first member has no comma before it.
+    mark = mark[1:] if tools[:end].rstrip().endswith(b"{") else mark
     return b"".join((tools[:end], mark, tools[end:]))
 
 
 def _members(request: ModelRequest) -> bytes:
     """Return the members of the parameters and the brace that ends the body."""
-    params = request.params.strip()
+    params = request.params
     if not params:
         return b"}"
-    if not (params.startswith(b"{") and params.endswith(b"}")):
-        raise _invalid(request, "params", 'a JSON object such as {"tool_choice":{"type":"any"}}', params)
-    inside = params[1:].lstrip()
-    return b"," + inside if inside != b"}" else inside
+    try:
+        members, again = _read_params(params)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        expected = 'a JSON object such as {"tool_choice":{"type":"any"}}'
+        raise _invalid(request, "params", expected, params.strip()) from None
+    if again:
+        raise InvalidRequest(
+            f"the request of {request.agent or 'its caller'} for {request.model!r} has params with the member "
+            f"{again!r}, which its body has from the request itself; leave it out of params=.",
+            model=request.model,
+        )
+    return members
+
+
+# Agents of one class have the same parameters.
+@lru_cache(maxsize=256)
+def _read_params(params: bytes) -> tuple[bytes, str]:
+    """Return what follows in the body, and a member that it has already; empty if there is none."""
+    params = params.strip()
+    if not params:
+        return b"}", ""
+    found = _object.decode(params)
+    members = b"," + params[1:].lstrip() if found else b"}"
+    return members, next((name for name in found if name in OWN_MEMBERS), "")
 
 
 def _invalid(request: ModelRequest, name: str, expected: str, found: bytes) -> InvalidRequest:

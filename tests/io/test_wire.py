@@ -75,10 +75,39 @@ def test_parameters_may_be_empty(params: bytes) -> None:
     assert list(read(Wire(), asks(None, say(0), params=params))) == ["model", "max_tokens", "messages"]
 
 
-@pytest.mark.parametrize("params", [b"[1]", b'"a"', b'{"a":1'])
+@pytest.mark.parametrize(
+    "params", [b"[1]", b'"a"', b'{"a":1', b"{a}", b'{"a":1}}', b'{"a":' + b"[" * 100_000]
+)
 def test_parameters_that_are_no_object_are_refused(params: bytes) -> None:
     with pytest.raises(InvalidRequest, match="of /a for 'm' has params that begin .* a JSON object"):
         Wire().body(asks(None, say(0), params=params, agent="/a"))
+
+
+@pytest.mark.parametrize("name", ["model", "max_tokens", "messages", "system", "tools", "stream"])
+@pytest.mark.parametrize("params", ['{"%s":1}', '{"top_k":3, "%s" : {"a":1}}'])
+def test_parameters_may_not_say_again_what_the_request_says(params: str, name: str) -> None:
+    """Of two members of one name a server takes the one or the other."""
+    request = asks(None, say(0), params=(params % name).encode(), agent="/a")
+
+    for _ in range(2):
+        with pytest.raises(InvalidRequest) as caught:
+            Wire().body(request)
+        assert str(caught.value) == (
+            f"the request of /a for 'm' has params with the member {name!r}, which its body has from the request "
+            "itself; leave it out of params=."
+        )
+        assert caught.value.model == "m"
+
+
+def test_a_member_that_is_written_with_an_escape_is_found_too() -> None:
+    with pytest.raises(InvalidRequest, match="the member 'model'"):
+        Wire().body(asks(None, say(0), params=b'{"\\u006dodel":"other"}'))
+
+
+def test_members_within_the_parameters_have_any_name() -> None:
+    body = read(Wire(), asks(None, say(0), params=b'{"metadata":{"model":"x","stream":1}}'))
+
+    assert body["metadata"] == {"model": "x", "stream": 1}
 
 
 @pytest.mark.parametrize("system, tools", [("", b""), (" \n", b"[]")])
@@ -272,6 +301,44 @@ def test_a_tool_that_has_one_keeps_its_own() -> None:
     assert read(Wire(), asks(None, say(0), tools=tools, hints=Hints(system=True)))["tools"] == json.loads(
         tools
     )
+
+
+@pytest.mark.parametrize("tools", [b"[{}]", b'[{"name":"f"},{ } ]', b'[{"a":{}}]'])
+def test_a_tool_without_members_is_marked_as_others_are(tools: bytes) -> None:
+    body = read(Wire(), asks(None, say(0), tools=tools, hints=Hints(system=True)))
+
+    *before, last = json.loads(tools)
+    assert body["tools"] == [*before, {**last, "cache_control": EPHEMERAL}]
+
+
+@pytest.mark.parametrize(
+    "control, ours",
+    [
+        (EPHEMERAL, EPHEMERAL),
+        ({**EPHEMERAL, "ttl": "5m"}, EPHEMERAL),
+        ({**EPHEMERAL, "ttl": "1h"}, {**EPHEMERAL, "ttl": "1h"}),
+    ],
+)
+def test_after_a_tool_that_is_cached_for_five_minutes_nothing_is_for_an_hour(
+    control: dict[str, str], ours: dict[str, str]
+) -> None:
+    """The API refuses an hour behind five minutes, and tools come first."""
+    tools = json.dumps([{"name": "f", "cache_control": control}, {"name": "g"}]).encode()
+    hints = Hints(system=True, marks=(1,), hour=True)
+
+    body = read(Wire(), asks(None, say(0), system="Be kind.", tools=tools, hints=hints))
+
+    assert body["tools"] == json.loads(tools)
+    assert body["system"][0]["cache_control"] == ours
+    assert body["messages"][0]["content"][0]["cache_control"] == ours
+
+
+def test_a_tool_that_only_speaks_of_breakpoints_leaves_the_hour() -> None:
+    tools = b'[{"name":"f","input_schema":{"properties":{"cache_control":{"type":"string"}}}}]'
+
+    body = read(Wire(), asks(None, say(0), system="s", tools=tools, hints=Hints(system=True, hour=True)))
+
+    assert body["system"][0]["cache_control"] == {**EPHEMERAL, "ttl": "1h"}
 
 
 def test_tools_that_are_no_array_of_objects_are_refused() -> None:

@@ -276,7 +276,7 @@ WRONG = [
     ({"max_tokens": 2_000}, InvalidRequest, ("max_tokens: 2000 > 1000", "correct the request")),
     ({"max_tokens": -1}, InvalidRequest, ("greater than or equal to 0", "correct the request")),
     ({"tools": [BAD_TOOL]}, InvalidRequest, ("tools.0.custom.input_schema.type", "correct the request")),
-    ({"params": {"tools": 1}}, InvalidRequest, ("tools: Input should be a valid list",)),
+    ({"params": {"stop_sequences": 1}}, InvalidRequest, ("stop_sequences: Input should be a valid list",)),
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from avm.errors import ProviderConnection, ProviderFailed
+from avm.io.limits import RateLimits
 from avm.io.providers.provider import Delta, OnEvent, Started
 from avm.io.providers.shape import Block, Tokens, encode_reply, read_block, to_call, to_input, to_usage
 from avm.io.request import Completion
@@ -66,10 +67,12 @@ class Accumulator:
         on_event: is told of the reply as it comes; `Started` first.
         request_id: of the response, for the completion and errors.
         on_error: makes the error for an `error` event; without it that is a ProviderFailed.
+        limits: what the headers of the response say of them, for `Started`.
     """
 
     __slots__ = (
         "_blocks",
+        "_limits",
         "_model",
         "_on_error",
         "_on_event",
@@ -87,6 +90,7 @@ class Accumulator:
         *,
         request_id: str = "",
         on_error: OnError | None = None,
+        limits: RateLimits | None = None,
     ) -> None:
         self.is_complete = False
         """Whether the stream has said that the reply ends."""
@@ -94,6 +98,7 @@ class Accumulator:
         self._on_event = on_event
         self._on_error = on_error
         self._request_id = request_id
+        self._limits = limits
         self._blocks: dict[int, _Growing] = {}
         self._model = ""
         self._stop: str | None = None
@@ -161,7 +166,7 @@ class Accumulator:
         self._stop = start.stop_reason
         self._usage = start.usage
         if self._on_event is not None:
-            self._on_event(Started(self._request_id))
+            self._on_event(Started(self._request_id, self._limits))
 
     def _open(self, event: _Event) -> None:
         block = self._blocks[event.index] = _Growing(event.content_block)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from avm.errors import BadOutput
+from avm.io.limits import RateLimits
 from avm.io.providers.provider import Delta, OnEvent, Started
 from avm.io.request import Completion, Message, ModelRequest, Usage, encode_fragment
 
@@ -38,13 +39,21 @@ def to_chat(request: ModelRequest, *, max_tokens: str = "max_tokens", stream: bo
     body: dict[str, Any] = dict(_parameters(request.params))
     body["model"] = request.model
     body["messages"] = list(_messages(request))
-    body.setdefault(max_tokens, request.max_tokens)
-    if request.tools:
-        body["tools"] = _tools(request.tools)
+    _limit(body, max_tokens, request.max_tokens)
+    tools = _tools(request.tools) if request.tools else None
+    if tools:
+        body["tools"] = tools
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return encode_fragment(body)
+
+
+# Under one name: servers refuse both. The API's own is translated, theirs was given for a server that wants it.
+def _limit(body: dict[str, Any], name: str, tokens: int) -> None:
+    given = body.pop("max_tokens", tokens)
+    if "max_completion_tokens" not in body:
+        body[name] = given
 
 
 def _messages(request: ModelRequest) -> Iterator[Message]:
@@ -93,6 +102,9 @@ def _parameters(params: bytes) -> dict[str, Any]:
         found["tool_choice"] = _choice(found["tool_choice"])
     if "stop_sequences" in found:
         found["stop"] = found.pop("stop_sequences")
+    # Whether it streams is known when the call is made.
+    for name in ("stream", "stream_options"):
+        found.pop(name, None)
     return found
 
 
@@ -157,12 +169,21 @@ class ChatReply:
         provider: named in the completion.
         request_id: as the headers say; else the reply's own id is taken.
         on_event: takes the events; None is nobody.
+        limits: what the headers say of them, for `Started`.
     """
 
-    def __init__(self, provider: str, request_id: str = "", on_event: OnEvent | None = None) -> None:
+    def __init__(
+        self,
+        provider: str,
+        request_id: str = "",
+        on_event: OnEvent | None = None,
+        *,
+        limits: RateLimits | None = None,
+    ) -> None:
         self._provider = provider
         self._request_id = request_id
         self._on_event = on_event
+        self._limits = limits
         self._started = False
         self._text: list[str] = []
         self._calls: dict[int, tuple[list[str], list[str], list[str]]] = {}
@@ -227,7 +248,7 @@ class ChatReply:
         if not self._started:
             self._started = True
             if self._on_event is not None:
-                self._on_event(Started(self._request_id or self._id))
+                self._on_event(Started(self._request_id or self._id, self._limits))
         thought = said.reasoning_content or said.reasoning
         if thought:
             self._tell(thought, "thinking", "thinking")
@@ -265,5 +286,6 @@ def _usage(tokens: _Tokens | None) -> Usage | None:
         return None
     details = tokens.prompt_tokens_details
     cached = (details.cached_tokens or 0) if details is not None else 0
-    # What was read from the cache is a part of the prompt here.
+    # What was read from the cache is a part of the prompt here. It costs less, so it is told apart; a limit of tokens a
+    # minute counts it in full all the same, and is corrected by the headers.
     return Usage(max(0, tokens.prompt_tokens - cached), tokens.completion_tokens, cached)

@@ -1,4 +1,4 @@
-"""Which provider a VM uses: what the program says, else `AVM_PROVIDER`, else anthropic with a key, else scripted.
+"""Which provider a VM uses: what the program says, else `AVM_PROVIDER`, else what is there: see below.
 
 | name | what it is | where its settings come from |
 | --- | --- | --- |
@@ -8,8 +8,12 @@
 | local | a small model on this machine's CPU | |
 | scripted | no model at all | |
 
-For messages ANTHROPIC_BASE_URL will do, and ANTHROPIC_API_KEY goes to the server that names. A base URL without a
-name or an ANTHROPIC_API_KEY means messages.
+Without a name, a base URL (the program's, or AVM_BASE_URL) means messages, else an ANTHROPIC_API_KEY means anthropic,
+else it is scripted.
+
+ANTHROPIC_API_KEY goes to Claude's own server, to the one of ANTHROPIC_BASE_URL, and to a base URL for which anthropic
+was named; to no server that was named with a URL alone, and to none but this machine without TLS. For messages
+ANTHROPIC_BASE_URL will do too.
 
 Each is imported when it is chosen, so a scripted run pays for none of them.
 """
@@ -18,9 +22,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from avm.errors import VMError
 from avm.io.limits import Limits
+from avm.io.providers.http import shown_url
 from avm.io.providers.provider import Provider
 from avm.io.providers.scripted import ScriptedProvider
 
@@ -43,7 +50,8 @@ def choose_provider(
         limits: what is allowed for each family of models; None leaves it to what responses say.
 
     Raises:
-        VMError: no provider of that name, or one that lacks a setting or takes none such; says which.
+        VMError: no provider of that name, or one that lacks a setting or takes none such, or a key that would go over
+            the network without TLS; says which.
         SpecError: a base URL or a key that cannot be right.
     """
     if chosen is not None and not isinstance(chosen, str):
@@ -54,7 +62,9 @@ def choose_provider(
             )
         return chosen
     found = os.environ if env is None else env
-    name = chosen or found.get("AVM_PROVIDER") or _by_what_is_there(found, base_url)
+    name = chosen or found.get("AVM_PROVIDER")
+    if not name:
+        return _by_what_is_there(found, base_url, limits)
     make = _MAKERS.get(name)
     if make is None:
         source = "provider" if chosen else "AVM_PROVIDER"
@@ -62,17 +72,23 @@ def choose_provider(
     return make(found, base_url, limits)
 
 
-def _by_what_is_there(env: Mapping[str, str], base_url: str | None) -> str:
-    if env.get("ANTHROPIC_API_KEY"):
-        return "anthropic"
-    return "messages" if base_url or env.get("AVM_BASE_URL") else "scripted"
+def _by_what_is_there(env: Mapping[str, str], base_url: str | None, limits: Limits | None) -> Provider:
+    url = base_url or env.get("AVM_BASE_URL")
+    if url:
+        # Nobody said that this is Claude, so it is not asked whether it may have Claude's key.
+        return _messages({"AVM_API_KEY": env.get("AVM_API_KEY", "")}, url, limits)
+    make = _anthropic if env.get("ANTHROPIC_API_KEY") else _scripted
+    return make(env, None, limits)
 
 
 def _anthropic(env: Mapping[str, str], base_url: str | None, limits: Limits | None) -> Provider:
     from avm.io.providers.anthropic import AnthropicProvider
 
-    url = base_url or env.get("ANTHROPIC_BASE_URL")
-    return AnthropicProvider(env.get("ANTHROPIC_API_KEY"), base_url=url or None, limits=limits)
+    key, url = env.get("ANTHROPIC_API_KEY"), base_url or env.get("ANTHROPIC_BASE_URL")
+    found = AnthropicProvider(key, base_url=url or None, limits=limits)
+    if key and url:
+        _refuse_open_line("anthropic", url)
+    return found
 
 
 def _messages(env: Mapping[str, str], base_url: str | None, limits: Limits | None) -> Provider:
@@ -84,13 +100,32 @@ def _messages(env: Mapping[str, str], base_url: str | None, limits: Limits | Non
             "provider messages needs the server to call; set AVM_BASE_URL or pass base_url=, like "
             "http://127.0.0.1:8080."
         )
-    return MessagesProvider(url, env.get("AVM_API_KEY") or _key_for(env, url), limits=limits)
+    key = None if env.get("AVM_API_KEY") else _key_for(env, url)
+    found = MessagesProvider(url, env.get("AVM_API_KEY") or key, limits=limits)
+    if key:
+        _refuse_open_line("messages", url)
+    return found
 
 
 # The key of the hosted API is sent to where it belongs, and to no server that was only named with a URL.
 def _key_for(env: Mapping[str, str], url: str) -> str | None:
     ours = {"https://api.anthropic.com", env.get("ANTHROPIC_BASE_URL", "").rstrip("/")}
     return env.get("ANTHROPIC_API_KEY") if url.rstrip("/") in ours else None
+
+
+def _refuse_open_line(name: str, url: str) -> None:
+    if urlsplit(url).scheme == "http" and not _is_this_machine(urlsplit(url).hostname or ""):
+        raise VMError(
+            f"provider {name} would send ANTHROPIC_API_KEY to {shown_url(url)!r} without TLS; use https, or a server "
+            "on this machine."
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _openai(env: Mapping[str, str], base_url: str | None, limits: Limits | None) -> Provider:
@@ -115,7 +150,7 @@ def _scripted(env: Mapping[str, str], base_url: str | None, limits: Limits | Non
 def _refuse_url(name: str, base_url: str | None) -> None:
     if base_url:
         raise VMError(
-            f"provider {name} calls no server, but base_url={base_url!r} was given; "
+            f"provider {name} calls no server, but base_url={shown_url(base_url)!r} was given; "
             "choose anthropic, messages or openai, or leave it out."
         )
 

@@ -6,6 +6,7 @@ server's words are shown, but shortened, and without the key: some servers send 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from avm.errors import (
     SpendLimitReached,
 )
 from avm.io.providers.headers import Headers, read_limits, read_retry_after
+from avm.io.providers.http import shown_url
 
 SHOWN = 300
 """Characters of the server's own words in an error."""
@@ -50,7 +52,6 @@ STATUSES = {
 _KINDS: dict[int, type[ProviderError]] = {
     401: NotAuthorized,
     402: SpendLimitReached,
-    403: NotAuthorized,
     408: ProviderTimeout,
     413: ContextOverflow,
     429: RateLimited,
@@ -58,6 +59,14 @@ _KINDS: dict[int, type[ProviderError]] = {
     504: ProviderTimeout,
     529: Overloaded,
 }
+
+
+# That it is the key that is wrong, and not only what was asked for with it.
+_BAD_KEY = re.compile(
+    r"\b(invalid|incorrect|wrong|unknown|expired|revoked) (x-)?api[-_ ]?key\b"
+    r"|\bapi[-_ ]?key( \S+)?( is| was| has been)? (not valid|invalid|incorrect|expired|revoked)\b",
+    re.IGNORECASE,
+)
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -187,9 +196,16 @@ def _kind_of(status: int, said: _Said, headers: Headers) -> type[ProviderError]:
         return ContextOverflow
     if status == 400 and "credit balance is too low" in said.message:
         return SpendLimitReached
+    if status < 500 and (said.kind == "authentication_error" or (status == 403 and _is_of_the_key(said))):
+        return NotAuthorized
     if status in _KINDS:
         return _KINDS[status]
     return ProviderFailed if status >= 500 or status == 409 or status < 300 else InvalidRequest
+
+
+# Else 403 is what one call may not have, and others may: the key must not be taken for refused.
+def _is_of_the_key(said: _Said) -> bool:
+    return said.code == "invalid_api_key" or _BAD_KEY.search(said.message) is not None
 
 
 def _advice(asked: Asked, kind: type[ProviderError], status: int, headers: Headers) -> str:
@@ -203,7 +219,11 @@ def _advice(asked: Asked, kind: type[ProviderError], status: int, headers: Heade
         what = f"the model {asked.model!r}" if asked.model else "the id of the batch"
         return f"check {what} and base_url={asked.url!r}"
     if 300 <= status < 400:
-        return f"base_url must be where the server is, got {asked.url!r}; it points to {headers.get('location')!r}"
+        to = shown_url(headers.get("location", ""))
+        return f"base_url must be where the server is, got {asked.url!r}; it points to {to!r}"
+    if status == 403:
+        what = f"take another model than {asked.model!r}, or " if asked.model else ""
+        return f"the account may not do this; {what}have it allowed by who administers the account"
     if kind is InvalidRequest:
         return "correct the request; as it is, it would fail again"
     return ""
@@ -224,6 +244,8 @@ def _typed(
     error: ProviderError
     if kind is RateLimited:
         error = RateLimited(*names, retry_after=read_retry_after(headers))
+    elif kind is Overloaded:
+        error = Overloaded(*names, retry_after=read_retry_after(headers))
     elif kind is ProviderFailed:
         error = ProviderFailed(*names, status=status)
     else:

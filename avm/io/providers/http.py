@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ STREAM_SECONDS = 3600.0
 _LARGE = 1 << 20
 """From here on aiohttp wants a file, which it sends piece by piece."""
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _KEEP = 60.0
 _CONNECT = 30.0
 _DRAIN = 0.25
@@ -335,10 +337,15 @@ def checked_key(key: str | None, name: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """Return a URL without user and password."""
-    scheme, mark, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+    """Return a URL without user, password and query; "..." stands for what cannot be told from these."""
+    match = _SCHEME.match(url)
+    scheme = match[0] if match is not None else ""
+    before, mark, rest = url[len(scheme) :].rpartition("@")
+    # A password with one of these in it, or a query or a path with an "@": which, depends on who reads it.
+    if mark and re.search(r"[/?#\\]", before):
+        return f"{scheme}..."
+    shown = re.split(r"[?#]", rest, maxsplit=1)[0]
+    return f"{scheme}{shown}" if shown == rest else f"{scheme}{shown}?..."
 
 
 def describe(error: BaseException) -> str:

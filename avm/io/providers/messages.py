@@ -18,7 +18,7 @@ import blake3
 import msgspec
 
 from avm.errors import BadOutput, NotAuthorized, ProviderError
-from avm.io.limits import Limits
+from avm.io.limits import Limits, RateLimits
 from avm.io.prices import price_of
 from avm.io.providers.accumulator import Accumulator
 from avm.io.providers.batches import Batch, encode_batch, read_batch, read_result
@@ -62,8 +62,9 @@ PATH = "/v1/messages"
 COUNT_PATH = f"{PATH}/count_tokens"
 BATCH_PATH = f"{PATH}/batches"
 
-# Tokens of the shortest prefix that is cached, where it is not 1,024.
-_MIN_CACHED = {"opus-4-7": 2048, "opus-4-6": 4096, "opus-4-5": 4096, "haiku-4-5": 4096}
+# Tokens of the shortest prefix that is cached, where it is not 1,024. A family has one table of prefixes, so this is
+# the largest of its models: for one that caches less, followers would wait for a leader in vain.
+_MIN_CACHED = {"claude-opus-4": 4096, "claude-haiku-4": 4096}
 _LINE = re.compile(r"claude-(?:(\d)-(?:\d-)?)?(opus|sonnet|haiku|fable|mythos)(?:-(\d{1,2})(?!\d))?")
 _Body = dict[str, msgspec.Raw]
 
@@ -154,7 +155,7 @@ class MessagesProvider(PlainProvider):
         completion = self._read(request, exchange.headers, await self._take(request, exchange))
         if on_event is not None:
             # Asked for a stream, the server gave all at once.
-            on_event(Started(completion.request_id))
+            on_event(Started(completion.request_id, completion.limits))
             on_event(Delta(completion.text))
         return completion
 
@@ -182,7 +183,7 @@ class MessagesProvider(PlainProvider):
             family=family_of(model),
             batches=self._batches,
             prompt_cache=self._prompt_cache,
-            min_cached_tokens=_min_cached(model),
+            min_cached_tokens=_MIN_CACHED.get(family_of(model), 1024),
             slots=self._slots,
         )
 
@@ -202,7 +203,7 @@ class MessagesProvider(PlainProvider):
 
     async def submit_batch(self, requests: Sequence[tuple[str, ModelRequest]]) -> str:
         """Hand in calls, each with an id of the caller's; return the batch's id."""
-        body = encode_batch((id, self._wire.body(request, stream=False)) for id, request in requests)
+        body = await encode_batch((id, self._wire.body(request, stream=False)) for id, request in requests)
         return (await self._batch_call(f"take a batch of {len(requests)} calls", "POST", BATCH_PATH, body)).id
 
     async def poll_batch(self, batch: str) -> BatchState:
@@ -298,11 +299,13 @@ class MessagesProvider(PlainProvider):
     ) -> Completion:
         headers = exchange.headers
         asked = self._asked(request)
+        limits = self._limits_of(request.model, headers)
         reply = Accumulator(
             self.name,
             on_event,
             request_id=request_id_of(headers),
             on_error=lambda kind, said: from_event(asked, headers, kind, said),
+            limits=limits,
         )
         try:
             await _drink(exchange, reply)
@@ -313,7 +316,7 @@ class MessagesProvider(PlainProvider):
         except (TimeoutError, ConnectionError) as error:
             failure = from_line(asked, error, self._timeout, headers)
         else:
-            return self._checked(request, reply.result(), headers)
+            return self._checked(request, reply.result(), headers, limits)
         finally:
             await exchange.close()
         raise failure
@@ -326,24 +329,28 @@ class MessagesProvider(PlainProvider):
             if _is_error(body):
                 raise from_status(asked, 0, headers, body) from None
             raise from_body(asked, headers, body, str(error)) from error
-        return self._checked(request, completion, headers)
+        return self._checked(request, completion, headers, self._limits_of(request.model, headers))
 
-    def _checked(self, request: ModelRequest, completion: Completion, headers: Headers) -> Completion:
+    def _checked(
+        self, request: ModelRequest, completion: Completion, headers: Headers, limits: RateLimits | None
+    ) -> Completion:
         if completion.stop_reason not in REPLIES:
             stopped = from_stop(self._asked(request), headers, completion.stop_reason, request.position)
             if stopped is not None:
                 raise stopped
+        return completion if limits is None else completion.told(limits)
+
+    def _limits_of(self, model: str, headers: Headers) -> RateLimits | None:
         # What many responses say within a moment is the same, and reading it costs as much as reading the reply.
         now = monotonic()
-        if now < self._heard.get(request.model, 0.0):
-            return completion
+        if now < self._heard.get(model, 0.0):
+            return None
         limits = read_limits(headers)
-        if limits is None:
-            return completion
-        if len(self._heard) >= MODELS:
-            self._heard.clear()
-        self._heard[request.model] = now + HEARD
-        return completion.told(limits)
+        if limits is not None:
+            if len(self._heard) >= MODELS:
+                self._heard.clear()
+            self._heard[model] = now + HEARD
+        return limits
 
     async def _batch_call(self, task: str, method: str, path: str, body: bytes | None = None) -> Batch:
         exchange = await self._open(task, method, path, body)
@@ -402,8 +409,3 @@ def family_of(model: str) -> str:
         return model
     before, line, after = found.groups()
     return "-".join(filter(None, ("claude", line, after or before)))
-
-
-@lru_cache(maxsize=256)
-def _min_cached(model: str) -> int:
-    return next((tokens for name, tokens in _MIN_CACHED.items() if name in model), 1024)

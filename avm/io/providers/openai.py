@@ -70,7 +70,8 @@ class OpenAIProvider(PlainProvider):
         base_url: what comes before "/chat/completions", as in the OpenAI SDK; "/v1" is put behind a host alone. None is
             the hosted API.
         name: what the status line calls it.
-        limits: what is allowed for each model.
+        limits: what is allowed for each model. `input_tokens` is held without those that were read from the cache, as
+            `Usage.input_tokens` is; OpenAI's own count has them, so what its headers say corrects it.
         prices: of models, by the beginning of their id; see `price_of`.
         timeout: seconds for one call; for one that is streamed, without a byte.
         concurrency: calls at once; None leaves it to the pool.
@@ -156,7 +157,8 @@ class OpenAIProvider(PlainProvider):
         headers = exchange.headers
         if exchange.status != 200:
             raise _refusal(asked, exchange.status, headers, await exchange.read())
-        reply = ChatReply(self.name, request_id_of(headers), on_event)
+        limits = read_limits(headers)
+        reply = ChatReply(self.name, request_id_of(headers), on_event, limits=limits)
         # A server that cannot stream answers all the same.
         if on_event is not None and "event-stream" in headers.get("content-type", ""):
             await self._stream(asked, exchange, reply)
@@ -165,7 +167,6 @@ class OpenAIProvider(PlainProvider):
             _decode(asked, headers, body, reply.take)
         if reply.is_refusal:
             raise plain(asked, Refused, "the model, or the filter before it, refused to answer", headers)
-        limits = read_limits(headers)
         return reply.completion() if limits is None else reply.completion().told(limits)
 
     async def _stream(self, asked: Asked, exchange: Exchange, reply: ChatReply) -> None:

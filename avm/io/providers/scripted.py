@@ -216,13 +216,15 @@ class ScriptedProvider(PlainProvider):
         await self._wait(seconds * self.latency.first)
         cut = self._fail(request, number)
         completion = await self._answer(request, number)
+        limits = None
         if call is not None and self.server is not None:
             self.server.begun(call, self._time())
+            limits = self.server.limits.told(self._time())
         rest = seconds * (1 - self.latency.first)
         if on_event is None:
             await self._wait(rest)
         else:
-            on_event(Started(completion.request_id))
+            on_event(Started(completion.request_id, limits))
             await self._say(completion, rest, on_event, cut)
         if cut is not None:
             raise cut

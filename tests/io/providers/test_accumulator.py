@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avm.errors import Overloaded, ProviderConnection, ProviderFailed
+from avm.io.limits import Allowance, RateLimits
 from avm.io.providers.accumulator import Accumulator
 from avm.io.providers.provider import Delta, Started, StreamEvent
 from avm.io.providers.shape import from_reply
@@ -47,6 +48,15 @@ def feed(accumulator: Accumulator, events: list[Event]) -> Accumulator:
 
 def complete(*events: Event) -> Completion:
     return feed(Accumulator("anthropic"), [begin(), *events, END]).result()
+
+
+def test_what_the_headers_say_of_limits_is_told_at_the_beginning() -> None:
+    seen: list[StreamEvent] = []
+    limits = RateLimits(requests=Allowance(50, 49))
+
+    feed(Accumulator("anthropic", seen.append, request_id="req_1", limits=limits), [begin()])
+
+    assert seen == [Started("req_1", limits)]
 
 
 def test_text_is_joined() -> None:

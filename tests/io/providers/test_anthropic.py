@@ -121,9 +121,10 @@ def test_a_stream_comes_in_pieces_and_limits_with_it(run: Run) -> None:
             await provider.close()
 
         assert server.received[0].json["stream"] is True
-        assert seen == [Started("req_42"), Delta("Hel"), Delta("lo")]
+        limits = RateLimits(requests=Allowance(None, 49))
+        assert seen == [Started("req_42", limits), Delta("Hel"), Delta("lo")]
         assert completion.text == "Hello"
-        assert completion.limits == RateLimits(requests=Allowance(None, 49))
+        assert completion.limits == limits
 
     run(body())
 

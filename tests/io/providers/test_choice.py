@@ -77,11 +77,70 @@ def test_a_base_url_alone_means_a_server_of_the_messages_api(
     assert HERE in repr(provider)
 
 
-def test_a_base_url_beside_a_key_is_for_the_sdk() -> None:
-    provider = choose_provider(None, {"ANTHROPIC_API_KEY": KEY}, base_url=HERE)
+@pytest.mark.parametrize("url", [HERE, "https://elsewhere.example", "https://api.anthropic.com"])
+@pytest.mark.parametrize("from_env", [False, True])
+def test_a_base_url_without_a_name_gets_no_key_of_claude(url: str, from_env: bool) -> None:
+    """It is some server of the Messages API, and nobody said that it may have that key."""
+    env = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": url} | ({"AVM_BASE_URL": url} if from_env else {})
+
+    provider = choose_provider(None, env, base_url=None if from_env else url)
+
+    assert type(provider) is MessagesProvider
+    assert url in repr(provider)
+    assert provider.credential == "messages"
+
+
+def test_a_base_url_without_a_name_gets_the_key_that_is_for_it() -> None:
+    provider = choose_provider(None, {"ANTHROPIC_API_KEY": KEY, "AVM_API_KEY": "k"}, base_url=HERE)
+
+    assert type(provider) is MessagesProvider
+    assert provider.credential == choose_provider("messages", {"AVM_API_KEY": "k"}, base_url=HERE).credential
+
+
+def test_claude_at_another_server_is_still_claude_without_a_name() -> None:
+    """As the SDK is pointed at a server for tests."""
+    provider = choose_provider(None, {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": HERE})
 
     assert isinstance(provider, AnthropicProvider)
     assert HERE in repr(provider)
+    assert provider.credential != "anthropic"
+
+
+@pytest.mark.parametrize("env", [{}, {"AVM_PROVIDER": "anthropic"}])
+def test_a_server_gets_the_key_of_claude_where_claude_is_named(env: dict[str, str]) -> None:
+    name = None if env else "anthropic"
+
+    provider = choose_provider(name, {"ANTHROPIC_API_KEY": KEY, **env}, base_url="https://elsewhere.example")
+
+    assert isinstance(provider, AnthropicProvider)
+    assert provider.credential != "anthropic"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://elsewhere.example", "http://u:pw@10.0.0.1:80/v1", "HTTP://127.0.0.1.x"]
+)
+@pytest.mark.parametrize("name", [None, "anthropic", "messages"])
+def test_the_key_of_claude_is_not_sent_where_all_can_read_it(name: str | None, url: str) -> None:
+    with pytest.raises(VMError) as caught:
+        choose_provider(name, {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": url})
+
+    assert str(caught.value).startswith(f"provider {name or 'anthropic'} would send ANTHROPIC_API_KEY to '")
+    assert "without TLS; use https" in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "[::1]", "localhost", "LOCALHOST"])
+def test_this_machine_needs_no_tls(host: str) -> None:
+    for name in ("anthropic", "messages"):
+        provider = choose_provider(
+            name, {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": f"http://{host}:8080"}
+        )
+        assert provider.credential != name
+
+
+def test_without_a_key_there_is_nothing_to_hide() -> None:
+    assert choose_provider("anthropic", {}, base_url="http://elsewhere.example").credential == "anthropic"
 
 
 def test_the_program_overrides_the_base_url_of_the_environment() -> None:
@@ -103,8 +162,10 @@ def test_messages_without_a_server_says_what_to_give() -> None:
 
 @pytest.mark.parametrize("name", ["local", "scripted"])
 def test_who_calls_no_server_takes_no_base_url(name: str) -> None:
-    with pytest.raises(VMError, match=f"provider {name} calls no server"):
-        choose_provider(name, env={}, base_url=HERE)
+    with pytest.raises(VMError, match=f"provider {name} calls no server") as caught:
+        choose_provider(name, env={}, base_url="http://user:pw@127.0.0.1")
+
+    assert "pw" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

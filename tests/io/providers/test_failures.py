@@ -51,7 +51,7 @@ def status(number: int, body: Any, **headers: str) -> ProviderError:
         (400, failure("invalid_request_error", "prompt is too long: 9 > 8"), ContextOverflow, "shorten"),
         (413, failure("request_too_large", "too large"), ContextOverflow, "HTTP 413"),
         (401, failure("authentication_error", "invalid x-api-key"), NotAuthorized, "check api_key="),
-        (403, failure("permission_error", "no"), NotAuthorized, "check api_key="),
+        (400, failure("authentication_error", "no key"), NotAuthorized, "check api_key="),
         (402, failure("billing_error", "pay"), SpendLimitReached, "does not help"),
         (
             429,
@@ -100,6 +100,52 @@ def test_a_status_is_a_typed_error_with_advice(
     assert (error.provider, error.model, error.request_id) == ("messages", "claude-x", "req_1")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        failure("permission_error", "Your account may not use claude-x."),
+        failure("permission_error", "Your API key does not have permission to use the specified resource."),
+        failure("permission_error", "API key is valid, but not for this model: invalid model"),
+        {"error": {"code": "unsupported_country_region_territory", "message": "Country not supported"}},
+        b"<html>Forbidden</html>",
+        b"",
+    ],
+)
+def test_what_an_account_may_not_do_is_the_error_of_that_call(body: Any) -> None:
+    """A key that is refused stops all calls; this one has only asked for what it may not have."""
+    error = status(403, body)
+
+    assert type(error) is InvalidRequest
+    assert "the account may not do this" in str(error)
+    assert "check api_key=" not in str(error)
+
+
+def test_what_an_account_may_not_do_is_so_in_streams_and_batches_too() -> None:
+    body = {"type": "errored", "error": failure("permission_error", "no")}
+
+    assert type(from_event(ASKED, {}, "permission_error", "no")) is InvalidRequest
+    assert type(from_status(ASKED, 0, {}, json.dumps(body).encode())) is InvalidRequest
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        failure("authentication_error", "no"),
+        failure("permission_error", "invalid x-api-key"),
+        failure("permission_error", "API key not valid. Please pass a valid API key."),
+        {"error": {"code": "invalid_api_key", "message": "no"}},
+        {"error": "Incorrect API key provided: sk-123"},
+        {"error": "The api_key has been revoked"},
+        {"error": f"API key {KEY} is expired"},
+    ],
+)
+def test_a_key_that_is_not_valid_is_not_authorized_whatever_the_status(body: Any) -> None:
+    error = status(403, body)
+
+    assert type(error) is NotAuthorized
+    assert "check api_key=" in str(error)
+
+
 def test_the_request_id_of_the_body_is_taken_where_headers_have_none() -> None:
     assert status(400, failure("invalid_request_error", "no")).request_id == "req_body"
 
@@ -112,6 +158,21 @@ def test_a_rate_limit_says_how_long_and_what_is_left() -> None:
     assert isinstance(error, RateLimited)
     assert error.retry_after == 17.0
     assert error.limits == RateLimits(requests=Allowance(None, 0))
+
+
+@pytest.mark.parametrize("number", [503, 529])
+def test_a_provider_without_capacity_may_say_how_long(number: int) -> None:
+    error, silent = status(number, b"", retry_after="9"), status(number, b"")
+
+    assert isinstance(error, Overloaded)
+    assert isinstance(silent, Overloaded)
+    assert (error.retry_after, silent.retry_after) == (9.0, None)
+
+
+def test_where_a_server_points_to_is_shown_without_what_may_be_secret() -> None:
+    error = status(307, b"", location="https://user:pw@other.example/v1?token=secret")
+
+    assert "'https://other.example/v1?...'" in str(error)
 
 
 def test_other_errors_have_limits_too_if_the_response_says_so() -> None:

@@ -28,7 +28,8 @@ from avm.errors import (
 )
 from avm.io import Completion, ModelRequest, encode_fragment
 from avm.io.limits import Allowance, Limits, RateLimits
-from avm.io.providers.http import EventLines
+from avm.io.providers.batches import LARGE, SLICE, encode_batch
+from avm.io.providers.http import EventLines, shown_url
 from avm.io.providers.messages import MAX_UNSTREAMED_TOKENS, MessagesProvider, family_of
 from avm.io.providers.provider import (
     BatchProvider,
@@ -112,9 +113,32 @@ def test_a_call_goes_out_in_the_shape_of_the_api_and_comes_back_neutral(run: Run
     run(body())
 
 
+SAID = {"anthropic-ratelimit-requests-limit": "50", "Anthropic-Ratelimit-Requests-Remaining": "49"}
+
+
+def test_limits_in_the_headers_are_with_the_beginning_of_a_stream(run: Run) -> None:
+    """It may be long until its end."""
+
+    async def body() -> None:
+        limits = RateLimits(requests=Allowance(50, 49))
+        for whole in (
+            response(events("Hi"), headers={**SAID, **STREAM}),
+            response(message(), headers=SAID),
+        ):
+            seen: list[StreamEvent] = []
+            async with serving(always(whole)) as server:
+                provider = MessagesProvider(server.url)
+                completion = await provider.complete(prompt("a"), on_event=seen.append)
+                await provider.close()
+            assert seen[0] == Started("req_42", limits)
+            assert completion.limits == limits
+
+    run(body())
+
+
 def test_limits_in_the_headers_are_with_the_reply(run: Run) -> None:
     async def body() -> None:
-        said = {"anthropic-ratelimit-requests-limit": "50", "Anthropic-Ratelimit-Requests-Remaining": "49"}
+        said = SAID
         for stream in (False, True):
             whole = (
                 response(events("Hi"), headers={**said, **STREAM})
@@ -483,6 +507,59 @@ def test_models_of_one_line_are_one_family(model: str, family: str) -> None:
     assert family_of(model) == family
 
 
+@pytest.mark.parametrize(
+    "models, least",
+    [
+        (("claude-opus-4-7", "claude-opus-4-6", "claude-opus-4-5", "claude-opus-4-1-20250805"), 4096),
+        (("claude-haiku-4-5", "claude-haiku-4-5-20251001"), 4096),
+        (("claude-sonnet-5-5", "claude-sonnet-5"), 1024),
+    ],
+)
+def test_models_of_one_family_cache_from_the_same_length_on(models: tuple[str, ...], least: int) -> None:
+    """They share a table of prefixes, and what is too short for one of them is not cached, though nobody says so."""
+    provider = MessagesProvider("http://x")
+
+    found = [provider.capabilities(model) for model in models]
+
+    assert len({can.family for can in found}) == 1
+    assert {can.min_cached_tokens for can in found} == {least}
+
+
+@pytest.mark.parametrize(
+    "url, shown",
+    [
+        ("https://host.example/v1", "https://host.example/v1"),
+        ("https://host.example:8443", "https://host.example:8443"),
+        ("https://user:SECRET@host.example/v1", "https://host.example/v1"),
+        ("https://SECRET@[::1]:80", "https://[::1]:80"),
+        ("https://host.example/v1?api_key=SECRET", "https://host.example/v1?..."),
+        ("https://host.example/v1#SECRET", "https://host.example/v1?..."),
+        ("https://user:SECRET/PW@host.example/v1", "https://..."),
+        ("https://user:SEC#SECRET@host/v1", "https://..."),
+        ("https://user:SEC?SECRET@host/v1", "https://..."),
+        ("https://host/v1?mail=a@b&key=SECRET", "https://..."),
+        ("https://host/v1?key=a@SECRET", "https://..."),
+        ("user:SECRET@host", "host"),
+        ("user:SECRET@https://host", "https://host"),
+        ("127.0.0.1:80", "127.0.0.1:80"),
+        ("", ""),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
+
+
+@pytest.mark.slow
+@given(
+    st.text("ab:/?#@[]. %", max_size=12),
+    st.text("ab:/?#@[]. %", max_size=12),
+    st.sampled_from(["", "https://"]),
+)
+def test_user_password_and_query_are_never_shown(before: str, after: str, scheme: str) -> None:
+    for url in (f"{scheme}u{before}SECRET{after}@host{after}", f"{scheme}host{before}?{after}SECRET{before}"):
+        assert "SECRET" not in shown_url(url)
+
+
 def test_capabilities_prices_and_limits_are_those_of_the_model() -> None:
     mine = Price(input=1.0, output=2.0)
     sonnet = Limits(requests=50)
@@ -498,7 +575,6 @@ def test_capabilities_prices_and_limits_are_those_of_the_model() -> None:
         4,
     )
     assert not found.batches
-    assert provider.capabilities("claude-opus-4-7").min_cached_tokens == 2048
     assert provider.capabilities("llama").min_cached_tokens == 1024
     assert MessagesProvider("https://api.anthropic.com").capabilities("m").batches
     assert provider.price("mine") == mine
@@ -582,6 +658,40 @@ def test_a_batch_is_handed_in_looked_at_and_cancelled(run: Run) -> None:
         assert submit.json["requests"][1]["params"]["max_tokens"] == 9
         assert (poll.method, poll.path) == ("GET", "/v1/messages/batches/b1")
         assert (cancel.method, cancel.path) == ("POST", "/v1/messages/batches/b1/cancel")
+
+    run(body())
+
+
+def test_encoding_a_large_batch_lets_others_in(run: Run) -> None:
+    async def body() -> None:
+        calls = [(str(number), b'{"x":"%b"}' % (b"x" * 1000)) for number in range(5000)]
+        others = 0
+
+        async def count() -> None:
+            nonlocal others
+            while True:
+                others += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        found = await encode_batch(calls)
+        counting.cancel()
+
+        entries = msgspec.json.decode(found)["requests"]
+        assert [(entry["custom_id"], len(entry["params"]["x"])) for entry in entries] == [
+            (id, 1000) for id, _ in calls
+        ]
+        assert others >= len(found) // SLICE
+        assert len(found) > LARGE
+
+    run(body())
+
+
+def test_a_call_that_cannot_be_encoded_is_the_error_of_its_batch(run: Run) -> None:
+    async def body() -> None:
+        provider = MessagesProvider("http://127.0.0.1:1")
+        with pytest.raises(InvalidRequest, match="params"):
+            await provider.submit_batch([("a", prompt("one")), ("b", prompt("two", params=b"[]"))])
 
     run(body())
 

@@ -255,6 +255,8 @@ def test_tools_are_sent_in_the_servers_shape() -> None:
             {"tool_choice": {"type": "function", "function": {"name": "f"}}},
         ),
         ({"model": "other", "messages": []}, {}),
+        ({"stream": True, "stream_options": {"include_usage": True}}, {}),
+        ({"max_tokens": 7}, {"max_tokens": 7}),
     ],
 )
 def test_parameters_go_through_and_those_with_another_name_are_translated(
@@ -264,6 +266,27 @@ def test_parameters_go_through_and_those_with_another_name_are_translated(
 
     usual = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4096}
     assert found == {**usual, **sent}
+
+
+@pytest.mark.parametrize("known", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(
+    "params, named",
+    [
+        ({"max_tokens": 5}, ""),
+        ({"max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"max_completion_tokens": 5, "max_tokens": 6}, "max_completion_tokens"),
+    ],
+)
+def test_the_limit_of_a_reply_has_one_name_only(params: dict[str, int], named: str, known: str) -> None:
+    """Servers refuse requests that have both. The API's own name is translated, the other one was meant so."""
+    found = json.loads(to_chat(prompt("Hi", params=json.dumps(params).encode()), max_tokens=known))
+
+    assert {name: found[name] for name in found if name.startswith("max_")} == {named or known: 5}
+
+
+@pytest.mark.parametrize("tools", [b"", b"[]", b" [ ] "])
+def test_no_tools_are_left_out(tools: bytes) -> None:
+    assert "tools" not in json.loads(to_chat(prompt("Hi", tools=tools)))
 
 
 def test_the_limit_of_a_reply_has_the_name_the_server_knows() -> None:

@@ -21,7 +21,7 @@ from avm.io import (
     ScriptedProvider,
     encode_fragment,
 )
-from avm.io.limits import Limits
+from avm.io.limits import Allowance, Limits, RateLimits
 from avm.io.prices import price_of
 from avm.io.providers import REALISTIC, echo
 from avm.io.providers.provider import Delta, Provider, Started, StreamEvent
@@ -387,6 +387,22 @@ def test_behind_a_server_calls_are_limited_cached_and_charged(run: Run) -> None:
         assert caught.value.limits is not None
         assert server.ledger().rejected == 1
         assert clock.waits == [0.5, 0.5] * 2
+
+    run(body())
+
+
+def test_behind_a_server_the_beginning_of_a_reply_says_what_is_left(run: Run) -> None:
+    async def body() -> None:
+        clock, seen = Seconds(), list[StreamEvent]()
+        server = SimulatedServer(SimulatedLimits(requests=60))
+        provider = ScriptedProvider(lambda request: "Yes.", latency=Latency(4.0, first=0.5), server=server)
+        provider.use_clock(clock.now, clock.sleep)
+
+        completion = await provider.complete(prompt("Hi"), on_event=seen.append)
+
+        assert isinstance(seen[0], Started)
+        assert seen[0].limits == RateLimits(requests=Allowance(60, 60, 0.0))
+        assert completion.limits == seen[0].limits
 
     run(body())
 
