@@ -17,12 +17,14 @@ from contextlib import suppress
 import attrs
 
 from avm.errors import (
+    NotAuthorized,
     Overloaded,
     ProviderConnection,
     ProviderError,
     ProviderFailed,
     ProviderTimeout,
     RateLimited,
+    SpendLimitReached,
     StoreError,
 )
 from avm.io.providers.provider import BatchProvider
@@ -47,6 +49,9 @@ CANCEL_FOR = 60.0
 TRANSIENT = (RateLimited, Overloaded, ProviderTimeout, ProviderConnection, ProviderFailed)
 """What polling again helps against."""
 
+CURABLE = (NotAuthorized, SpendLimitReached)
+"""What the owner of the account can mend while the provider keeps a batch that is paid for."""
+
 NO_ROOM = (RateLimited, Overloaded)
 """What says for sure that a batch was not taken, and may be later."""
 
@@ -65,6 +70,8 @@ class Entry:
     batch: Batch
     request: ModelRequest | None = None
     """None once the provider has it."""
+    is_cached: bool = True
+    """Whether breakpoints may be placed in it."""
     asked: dict[int, float] = attrs.field(factory=dict)
     """When each serial that waits for it was asked."""
 
@@ -86,11 +93,11 @@ class Batch:
     number: int = 0
     """Of the last call that came into it."""
 
-    def add(self, digest: Digest, request: ModelRequest) -> Entry:
+    def add(self, digest: Digest, request: ModelRequest, *, is_cached: bool = True) -> Entry:
         """Put a call into it."""
         self.number += 1
         # Providers take ids of 64 characters at most.
-        entry = Entry(f"{digest.hex()[:40]}-{self.number}", digest, self, request)
+        entry = Entry(f"{digest.hex()[:40]}-{self.number}", digest, self, request, is_cached)
         self.entries[entry.id] = entry
         self.size += request.size
         return entry
@@ -322,13 +329,22 @@ class Carrier:
 
     async def _results(self, batch: Batch) -> Results:
         wait, deadline, is_cancelled = batch.first_poll, batch.deadline, False
+        trouble: ProviderError | None = None
         while True:
             await self._sleep(wait)
-            trouble: ProviderError | None = None
             try:
                 if (await self._provider.poll_batch(batch.id)).ended:
                     return await self._read(batch)
+                trouble = None
             except TRANSIENT as error:
+                trouble = error
+            except CURABLE as error:
+                if type(trouble) is not type(error):
+                    _log.warning(
+                        "batch %s is done or under way, and asking for it is refused (%s); it is asked for again.",
+                        batch.id,
+                        error,
+                    )
                 trouble = error
             left = deadline - self._now()
             if left > 0:
@@ -347,7 +363,7 @@ class Carrier:
         try:
             async for id, result in self._provider.batch_results(batch.id):
                 results[id] = result
-        except TRANSIENT:
+        except (*TRANSIENT, *CURABLE):
             raise
         except ProviderError as error:
             if not results:

@@ -4,11 +4,12 @@
        └──key refused, spend limit──────► ▲                        │
                                           └──the probe fails───────┘
 
-Closed, all calls go. Open, none goes. Half-open, one goes as a probe and the others wait for how it ends. The time it
-is open doubles with each probe that fails.
+Closed, all calls go. Open, none goes. Half-open, one goes as a probe and the others wait for how it ends; if it hangs,
+another one goes after a while. The time it is open doubles with each probe that fails.
 
 Calls that were under way when it opened still end, long after, and say nothing about how things are now. So each change
-of state is a new *generation*; a call belongs to the one it was sent in, and only the present one counts.
+of state is a new *generation*; a call belongs to the one it was sent in, and only the present one counts. But a probe
+that works, however late, has found out that the provider does: unless the account was refused meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ FAILURES = 5
 OPEN_SECONDS, LONGEST = 5.0, 60.0
 """How long it is open after failures: at first, and at most."""
 
+PROBE_SECONDS = 10.0
+"""How long the others wait for a probe before the next one goes, at least; or as long as it was open after failures."""
+
 UNAUTHORIZED_SECONDS = 60.0
 SPEND_LIMIT_SECONDS = 600.0
 
@@ -33,35 +37,38 @@ State = Literal["closed", "open", "half-open"]
 class Breaker:
     """Whether a provider is asked at all; closed at first. Times never go back."""
 
-    __slots__ = ("_cause", "_failures", "_openings", "_until", "generation", "state")
+    __slots__ = ("_cause", "_failures", "_opened", "_openings", "_until", "generation", "state")
 
     def __init__(self) -> None:
         self.state: State = "closed"
         self.generation = 0
         self._failures = 0
         self._openings = 0
+        # The last generation before it opened: later ones are of probes.
+        self._opened = 0
         self._until = -math.inf
         self._cause: ProviderError | None = None
 
     def ready(self, now: float) -> float:
-        """Return when the next call may go: now, later, or infinity while a probe is under way."""
-        if self.state == "closed":
-            return now
-        return max(now, self._until) if self.state == "open" else math.inf
+        """Return when the next call may go: now, or later, as the next probe."""
+        return now if self.state == "closed" else max(now, self._until)
 
-    def sent(self) -> bool:
-        """A call goes, when `ready` said it may; tell whether it is the probe. It belongs to `generation`."""
+    def sent(self, now: float) -> bool:
+        """A call goes, when `ready` said it may; tell whether it is a probe. It belongs to `generation`."""
         if self.state == "closed":
             return False
-        self._enter("half-open")
+        self._until = now + max(PROBE_SECONDS, _failing(self._openings))
+        # A probe that hangs is of the same generation as the one after it: how either ends counts.
+        if self.state == "open":
+            self._enter("half-open")
         return True
 
     def worked(self, generation: int) -> None:
         """The provider did its part of a call of that generation."""
-        if generation != self.generation:
-            return
-        self._failures = 0
-        if self.state == "half-open":
+        if self.state == "closed":
+            if generation == self.generation:
+                self._failures = 0
+        elif generation > self._opened and not self._is_refused():
             self._openings = 0
             self._cause = None
             self._enter("closed")
@@ -92,7 +99,12 @@ class Breaker:
         error.__cause__ = cause
         return error
 
+    def _is_refused(self) -> bool:
+        return self.state == "open" and self._cause is not None and _is_final(self._cause)
+
     def _open(self, error: ProviderError, now: float) -> None:
+        if self.state == "closed":
+            self._opened = self.generation
         self._cause = error
         self._openings += 1
         self._until = now + _seconds(error, self._openings)
@@ -139,4 +151,8 @@ def _seconds(error: ProviderError, openings: int) -> float:
         return SPEND_LIMIT_SECONDS
     if isinstance(error, NotAuthorized):
         return UNAUTHORIZED_SECONDS
+    return _failing(openings)
+
+
+def _failing(openings: int) -> float:
     return min(LONGEST, OPEN_SECONDS * 2.0 ** min(openings - 1, 10))

@@ -15,6 +15,10 @@ The account is moved to the nearer bound if it lies outside, down at once and up
 between. Responses come out of order; only one to a call that was sent after all those heard of so far says anything
 new.
 
+A call that has to wait for tokens may be passed by smaller ones, which could go on for ever. So it is *held* for: of
+what comes in while it waits, `KEPT` is kept for it, and only the rest is for those that pass. It goes after at most
+twice the time it would wait alone.
+
 To take off all that is under way, as one might, is to count most of it twice: a thousand calls that take a minute each
 then use half of the limit, against 99 % (measured with the provider in tests/io/test_governor_laws.py).
 """
@@ -41,6 +45,9 @@ CATCHING_UP = 0.125
 
 SLOT = 0.5
 """Seconds of calls whose order of arrival at the provider is not known."""
+
+KEPT = 0.5
+"""The part of what comes in that is kept for a call that waits for tokens and is passed."""
 
 REMEMBERED = 600.0
 """Seconds for which is known what was sent when; no call takes longer."""
@@ -76,18 +83,25 @@ class Bucket:
             self._at = now
         return self._level
 
-    def ready(self, amount: float, now: float) -> float:
+    def ready(self, amount: float, now: float, kept: float = 0.0) -> float:
         """Return when an amount may be taken: now, or later by a tick at least.
 
         More than the bucket can hold may be taken when it is full; it would never be possible otherwise.
+
+        Args:
+            kept: of what is in it, for another call; above 0 `KEPT` of what comes in is kept too.
         """
         if self.limit is None:
             return now
-        missing = min(amount, self.capacity) - self.level(now)
+        missing = min(amount, self.capacity) + kept - self.level(now)
         # Floats: what is missing after a wait of the right length is not always exactly nothing.
         if missing <= 1e-9 * self.capacity:
             return now
-        return now + max(TICK, missing * MINUTE / self.limit)
+        return now + max(TICK, missing * MINUTE / (self.limit * (1.0 - KEPT) if kept else self.limit))
+
+    def kept(self, amount: float, seconds: float) -> float:
+        """Return what has been kept in so many seconds for a call that waits for an amount."""
+        return min(amount, self.capacity, seconds * KEPT * (self.limit or 0) / MINUTE)
 
     def take(self, amount: float, now: float) -> None:
         """Take an amount, into debt if need be; one below 0 is given back, up to full."""
@@ -171,6 +185,8 @@ class Buckets:
         self._since = NOTHING
         self._heard = 0
         self._under_way = NOTHING
+        # What the call takes that is held for, and since when.
+        self._held: tuple[Amounts, float] | None = None
         # Most of the time there is nothing to keep: until a response tells of a limit.
         self._is_unlimited = all(bucket.limit is None for bucket in self._all)
 
@@ -179,16 +195,29 @@ class Buckets:
         """What calls that have not ended are charged with."""
         return self._under_way
 
-    def ready(self, amounts: Amounts, now: float) -> float:
-        """Return when a call that takes this may go: now, or later."""
+    def ready(self, amounts: Amounts, now: float, *, passes: bool = False) -> float:
+        """Return when a call that takes this may go: now, or later; one that `passes` leaves what is held."""
         if self._is_unlimited:
             return now
         requests, tokens_in, tokens_out = amounts
+        kept_in = kept_out = 0.0
+        if passes and self._held is not None:
+            (_, held_in, held_out), since = self._held
+            kept_in = self.input.kept(held_in, now - since)
+            kept_out = self.output.kept(held_out, now - since)
         return max(
             self.requests.ready(requests, now),
-            self.input.ready(tokens_in, now),
-            self.output.ready(tokens_out, now),
+            self.input.ready(tokens_in, now, kept_in),
+            self.output.ready(tokens_out, now, kept_out),
         )
+
+    def hold(self, amounts: Amounts, now: float) -> None:
+        """The next call, which takes this, waits: keep tokens for it; what was kept for another one is its own."""
+        self._held = (amounts, now if self._held is None else self._held[1])
+
+    def let_go(self) -> None:
+        """The next call goes: nothing is held any more."""
+        self._held = None
 
     def charge(self, charge: Charge, now: float) -> None:
         """A call is sent: take what it is expected to use. Serials ascend."""

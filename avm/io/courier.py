@@ -34,9 +34,11 @@ from avm.actors.timers import TimerRef
 from avm.errors import ProviderError, SpecError, StoreError
 from avm.io.batch import PREFIX, Batch, Carrier, Entry, Records, Waiters
 from avm.io.cache import ReplyCache
+from avm.io.chain import Prompt, chain_of
 from avm.io.dispatch import Answered, Dispatch, Withdraw
-from avm.io.providers.provider import BatchProvider
-from avm.io.request import Completion, ModelRequest, Timings
+from avm.io.prefix import PrefixTable
+from avm.io.providers.provider import BatchProvider, Capabilities
+from avm.io.request import Completion, Hints, ModelRequest, Timings
 from avm.memory import Digest, Roots
 
 UNCLAIMED = "avm.io/unclaimed/"
@@ -108,7 +110,7 @@ class BatchCourier(Actor):
         most_seconds: how long the first call of a batch waits for others.
         give_up: seconds after which a batch is cancelled, and its calls are made the normal way; results that nobody
             waits for are kept for as long.
-        wall: the time in seconds since 1970.
+        wall: the time in seconds since 1970; None takes that of the service "wall", or the real one.
 
     Raises:
         SpecError: a limit that nothing fits in.
@@ -124,7 +126,7 @@ class BatchCourier(Actor):
         most_bytes: int = 64 << 20,
         most_seconds: float = 60.0,
         give_up: float = DAY,
-        wall: Callable[[], float] = time.time,
+        wall: Callable[[], float] | None = None,
     ) -> None:
         for name, value in (("most_calls", most_calls), ("most_bytes", most_bytes), ("give_up", give_up)):
             if not value > 0:
@@ -137,6 +139,7 @@ class BatchCourier(Actor):
         self.most_seconds = most_seconds
         self.give_up = give_up
         store = self.service("store", None)
+        wall = wall or self.service("wall", time.time)
         prefix = f"{PREFIX}{self.provider_name}/{getattr(provider, 'credential', '')}/"
         self.records = Records(store, roots, prefix, wall)
         self.unclaimed = ReplyCache(store, roots, most_bytes, wall=wall, prefix=UNCLAIMED, reasons=None)
@@ -186,7 +189,7 @@ class BatchCourier(Actor):
             self._answer(dispatch.serial, _stamped(kept, dispatch.asked, self.now(), self.now()))
             return
         is_shared = dispatch.policy.coalesce and not dispatch.request.wants_variety
-        entry = self.waiters.find(digest, is_shared) or self._gather(digest, dispatch.request)
+        entry = self.waiters.find(digest, is_shared) or self._gather(digest, dispatch)
         self.waiters.join(entry, dispatch.serial, dispatch.asked, is_shared)
         batch = entry.batch
         if len(batch.entries) >= self.most_calls or batch.size >= self.most_bytes:
@@ -251,15 +254,15 @@ class BatchCourier(Actor):
 
     # Gathering.
 
-    def _gather(self, digest: Digest, request: ModelRequest) -> Entry:
-        batch = self.gathering
+    def _gather(self, digest: Digest, dispatch: Dispatch) -> Entry:
+        batch, request = self.gathering, dispatch.request
         if batch is not None and batch.size + request.size > self.most_bytes:
             self._close(batch)
             batch = None
         if batch is None:
             batch = self.gathering = Batch(f"{self.records.prefix}{self.random.getrandbits(64):016x}")
             self.due = self.send_after(self.most_seconds, self.pid, Due(batch.name))
-        return batch.add(digest, request)
+        return batch.add(digest, request, is_cached=dispatch.policy.prompt_cache != "off")
 
     def _close(self, batch: Batch) -> None:
         """Gather no more into a batch, and send it if there is anything in it."""
@@ -270,7 +273,32 @@ class BatchCourier(Actor):
         self.gathering = self.due = None
         if batch.entries:
             batch.deadline = self.now() + self.give_up
+            self._place_breakpoints(batch)
             self._carry(batch)
+
+    def _place_breakpoints(self, batch: Batch) -> None:
+        """Have the provider cache what calls of a batch share, for an hour: in which order is not known."""
+        capabilities = getattr(self.provider, "capabilities", None)
+        prompts: list[tuple[Entry, ModelRequest, Prompt, int]] = []
+        tables: dict[int, PrefixTable] = {}
+        for entry in batch.entries.values():
+            request = entry.request
+            if request is None or capabilities is None or not entry.is_cached:
+                continue
+            can: Capabilities = capabilities(request.model)
+            if can.prompt_cache != "prefix":
+                continue
+            try:
+                prompt = chain_of(request)
+            except StoreError:
+                # Whoever encodes it says what is wrong.
+                continue
+            least = can.min_cached_tokens
+            tables.setdefault(least, PrefixTable(least)).expect(prompt.chain, entry.id)
+            prompts.append((entry, request, prompt, least))
+        for entry, request, prompt, least in prompts:
+            if prompt.chain:
+                entry.request = request.hinted(_batch_hints(prompt, tables[least], least))
 
     # Who waits.
 
@@ -349,6 +377,16 @@ class BatchCourier(Actor):
         error = BatchFailed(text, self.provider_name, model, request_id)
         error.__cause__ = cause
         return error
+
+
+def _batch_hints(prompt: Prompt, table: PrefixTable, least: int) -> Hints:
+    marks = {prompt.messages[index] for index in table.shared(prompt.chain)} - {0}
+    return Hints(
+        system=prompt.messages[0] == 0 and prompt.chain[0].tokens >= least,
+        # The system's is one of the four that a request may have.
+        marks=tuple(sorted(marks)[-3:]),
+        hour=True,
+    )
 
 
 def _stamped(completion: Completion, asked: float, sent: float, ended: float) -> Completion:

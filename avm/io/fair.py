@@ -9,9 +9,14 @@ goes in the round in which they cover its cost. So agents with long prompts get 
 Rounds are computed, not walked: an agent stands in line by the number of the round in which it can go, so a call of
 150,000 tokens costs one entry in a heap and not 150 laps around the agents.
 
-Nothing starves: a call that waits longer than `RISES_AFTER` counts as one class higher, after `URGENT_AFTER` as `user`.
-The risen take turns with those whose class it is, one for one: thousands that have grown old together share the
-turns of the users, but a user who comes now stands behind at most one of them.
+Nothing starves: a class whose oldest call waits longer than `RISES_AFTER` has *risen* by one, after `URGENT_AFTER` to
+`user`. A class that has calls of its own shares its turns with the highest of those that have risen to it, one for one:
+a crowd that has grown old shares the turns of the users, but a user who comes now stands behind at most one of it. Age
+counts between classes only. Among calls of one class it decides nothing, or in a storm, where all wait for minutes,
+those that were served already would overtake those that were not.
+
+A call that there is no room for yet may be passed, by calls of higher classes only: else smaller ones of its own class
+or below would always find room before it.
 
 This is a plain object: it knows the time only from what `take` is told, and how old a call is from its `asked`.
 """
@@ -21,7 +26,6 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from itertools import count
-from math import inf
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -35,13 +39,10 @@ QUANTUM = 1_000
 """Tokens a round gives each agent that waits."""
 
 RISES_AFTER = 30.0
-"""Seconds after which a call counts as one class higher."""
+"""Seconds that its oldest call waits after which a class counts as one higher too."""
 
 URGENT_AFTER = 120.0
-"""Seconds after which every call counts as `user`."""
-
-_RISES_A_TAKE = 32
-"""Calls of one class that may rise at one take, oldest first: thousands of equal age must not hold the loop."""
+"""Seconds that its oldest call waits after which any class counts as `user` too."""
 
 
 class Waiting(Protocol):
@@ -104,17 +105,16 @@ class _Call(Generic[T]):
     """One item in the queue. `cost` is what its agent has to pay still, `ticket` its place among those of its age."""
 
     item: T
-    priority: str
     agent: str
     cost: int
     asked: float
     ticket: int
-    stage: _Stage[T]
+    kind: _Class[T]
 
 
 @attrs.define(slots=True, eq=False)
 class _Account(Generic[T]):
-    """The calls of one agent in one stage, and the tokens it had left in round `since`.
+    """The calls of one agent in one class, and the tokens it had left in round `since`.
 
     It stands in line with `ticket`, for the round `rank`, in which its first call can go.
     """
@@ -126,21 +126,32 @@ class _Account(Generic[T]):
     calls: OrderedDict[_Call[T], None] = attrs.field(factory=OrderedDict)
 
 
-class _Stage(Generic[T]):
-    """Calls that are treated alike: agents in deficit round robin, and the calls by age.
+class _Class(Generic[T]):
+    """The calls of one class: agents in deficit round robin, and the calls by age.
 
-    A call that is older than `limit` seconds goes on to the stage `higher`.
+    Attributes:
+        lower: classes that may rise to it and the ages after which they have, the highest first.
+        shares_next: whether its next turn goes to one of them.
     """
 
-    __slots__ = ("accounts", "ages", "higher", "limit", "line", "round")
+    __slots__ = ("accounts", "ages", "line", "lower", "name", "round", "shares_next")
 
-    def __init__(self, limit: float = inf, higher: _Stage[T] | None = None) -> None:
+    def __init__(self, name: str, *lower: tuple[_Class[T], float]) -> None:
+        self.name = name
+        self.lower = lower
+        self.shares_next = False
         self.accounts: dict[str, _Account[T]] = {}
         self.ages: _Line[_Call[T]] = _Line()
         self.line: _Line[_Account[T]] = _Line()
         self.round = 0
-        self.limit = limit
-        self.higher = self if higher is None else higher
+
+    def served(self, now: float) -> _Class[T]:
+        """Return the class that gets a turn of this one, in which somebody waits."""
+        if self.shares_next:
+            for kind, limit in self.lower:
+                if kind.ages and now - kind.ages.first().asked > limit:
+                    return kind
+        return self
 
     def add(self, call: _Call[T], ticket: int, *, front: bool = False) -> None:
         """Take a call in, behind its agent's others or before them; `ticket` is the agent's if it has to stand anew."""
@@ -150,7 +161,6 @@ class _Stage(Generic[T]):
 
     def enter(self, call: _Call[T], *, front: bool) -> _Account[T]:
         """Take a call in and return its agent's account, which does not stand in line for it yet."""
-        call.stage = self
         self.ages.stand(call.asked, call.ticket, call)
         account = self.accounts.get(call.agent)
         if account is None:
@@ -189,30 +199,15 @@ class _Stage(Generic[T]):
         account.since = account.rank
 
 
-class _Class(Generic[T]):
-    """Two stages that take turns: calls of the class itself, and those that have risen to it."""
-
-    __slots__ = ("own", "risen", "risen_next")
-
-    def __init__(self, own: _Stage[T], risen: _Stage[T]) -> None:
-        self.own = own
-        self.risen = risen
-        self.risen_next = False
-
-    def next(self) -> _Stage[T]:
-        """Return the stage whose turn it is; somebody waits in one of them."""
-        own, risen = self.own, self.risen
-        return risen if risen.accounts and (self.risen_next or not own.accounts) else own
-
-
 @attrs.define(slots=True, eq=False)
 class _Taken(Generic[T]):
     """The last call that was taken, and how all was before it."""
 
     call: _Call[T]
     turn: int
-    kind: _Class[T]
-    risen_next: bool
+    giver: _Class[T]
+    """Whose turn it was."""
+    shares_next: bool
     round: int
     since: int
     balance: int
@@ -222,34 +217,15 @@ class _Taken(Generic[T]):
 class FairQueue(Generic[T]):
     """The queue of one gate; every operation costs a few microseconds, however many wait."""
 
-    __slots__ = (
-        "_calls",
-        "_classes",
-        "_depth",
-        "_rising",
-        "_stages",
-        "_taken",
-        "_tickets",
-        "_turn",
-        "_turns",
-    )
+    __slots__ = ("_calls", "_classes", "_taken", "_tickets", "_turn", "_turns")
 
     def __init__(self) -> None:
-        aged: _Stage[T] = _Stage()
-        raised = _Stage(URGENT_AFTER, aged)
-        user: _Stage[T] = _Stage()
-        normal = _Stage(RISES_AFTER, aged)
-        background = _Stage(RISES_AFTER, raised)
-        self._classes = {
-            "user": _Class(user, aged),
-            "normal": _Class(normal, raised),
-            "background": _Class(background, _Stage()),
-        }
+        background: _Class[T] = _Class("background")
+        normal = _Class("normal", (background, RISES_AFTER))
+        user = _Class("user", (normal, RISES_AFTER), (background, URGENT_AFTER))
+        # The highest first.
+        self._classes = {kind.name: kind for kind in (user, normal, background)}
         self._turns = tuple(self._classes[name] for name in TURNS)
-        # Lowest first: what is old enough may rise twice at one take.
-        self._rising = (background, raised, normal)
-        self._stages = (user, aged, normal, raised, background)
-        self._depth = dict.fromkeys(self._classes, 0)
         self._calls: dict[int, _Call[T]] = {}
         self._tickets = count(1)
         self._turn = 0
@@ -271,15 +247,21 @@ class FairQueue(Generic[T]):
         """
         self._add(item, front=True)
 
-    def take(self, now: float) -> T | None:
-        """Take the next call, None if nothing waits. Its agent is charged its cost, its class one turn."""
-        self._rise(now)
+    def take(self, now: float, above: str | None = None) -> T | None:
+        """Take the next call, None if nothing waits. Its agent is charged its cost, its class one turn.
+
+        Args:
+            above: the class of a call that was put back because there is no room for it yet: the next call of the
+                classes above it is taken, None if nobody waits in them. The turn stays with the one put back.
+        """
+        if above is not None:
+            return self._pass(above)
         turn = self._turn
         for _ in TURNS:
-            kind = self._turns[turn]
+            giver = self._turns[turn]
             # Most classes are empty most of the time.
-            if kind.own.accounts or kind.risen.accounts:
-                return self._charge(turn, kind, kind.next()).item
+            if giver.accounts:
+                return self._charge(giver.served(now), giver, turn)
             turn = (turn + 1) % len(TURNS)
         return None
 
@@ -311,11 +293,11 @@ class FairQueue(Generic[T]):
 
     def depth(self) -> dict[str, int]:
         """Return how many calls of each class wait: the class they came with, not the one they have risen to."""
-        return dict(self._depth)
+        return {name: len(kind.ages) for name, kind in self._classes.items()}
 
     def oldest(self) -> float | None:
         """Return when the call was asked that has waited longest; None if nothing waits."""
-        return min((stage.ages.first().asked for stage in self._stages if stage.ages), default=None)
+        return min((kind.ages.first().asked for kind in self._classes.values() if kind.ages), default=None)
 
     def _add(self, item: T, *, front: bool = False, is_paid: bool = False) -> None:
         self._refuse_second(item)
@@ -327,12 +309,9 @@ class FairQueue(Generic[T]):
                 f"'background', got {priority!r}."
             )
         ticket = next(self._tickets)
-        call = _Call(
-            item, priority, item.agent, 0 if is_paid else max(1, item.cost), item.asked, ticket, kind.own
-        )
-        kind.own.add(call, ticket, front=front)
+        call = _Call(item, item.agent, 0 if is_paid else max(1, item.cost), item.asked, ticket, kind)
+        kind.add(call, ticket, front=front)
         self._calls[id(item)] = call
-        self._depth[priority] += 1
 
     def _refuse_second(self, item: T) -> None:
         if id(item) in self._calls:
@@ -342,46 +321,38 @@ class FairQueue(Generic[T]):
             )
 
     def _forget(self, call: _Call[T]) -> None:
-        call.stage.remove(call, next(self._tickets))
+        call.kind.remove(call, next(self._tickets))
         del self._calls[id(call.item)]
-        self._depth[call.priority] -= 1
 
-    def _charge(self, turn: int, kind: _Class[T], stage: _Stage[T]) -> _Call[T]:
-        account = stage.line.first()
+    def _pass(self, above: str) -> T | None:
+        for kind in self._classes.values():
+            if kind.name == above:
+                return None
+            if kind.accounts:
+                turn, shares_next = self._turn, kind.shares_next
+                item = self._charge(kind, kind, turn)
+                self._turn, kind.shares_next = turn, shares_next
+                return item
+        return None
+
+    def _charge(self, kind: _Class[T], giver: _Class[T], turn: int) -> T:
+        account = kind.line.first()
         call = next(iter(account.calls))
-        before = (
-            self._turn,
-            kind,
-            kind.risen_next,
-            stage.round,
-            account.since,
-            account.balance,
-            account.ticket,
-        )
-        self._taken = _Taken(call, *before)
+        before = (giver.shares_next, kind.round, account.since, account.balance, account.ticket)
+        self._taken = _Taken(call, self._turn, giver, *before)
         self._turn = (turn + 1) % len(TURNS)
-        kind.risen_next = stage is kind.own
-        stage.pay(account, call.cost)
+        giver.shares_next = kind is giver
+        kind.pay(account, call.cost)
         self._forget(call)
-        return call
-
-    def _rise(self, now: float) -> None:
-        for stage in self._rising:
-            for _ in range(min(len(stage.ages), _RISES_A_TAKE)):
-                call = stage.ages.first()
-                if now - call.asked <= stage.limit:
-                    break
-                stage.remove(call, next(self._tickets))
-                stage.higher.add(call, next(self._tickets))
+        return call.item
 
     def _undo(self, taken: _Taken[T]) -> None:
-        call, stage = taken.call, taken.call.stage
-        account = stage.enter(call, front=True)
-        stage.round = taken.round
+        call, kind = taken.call, taken.call.kind
+        account = kind.enter(call, front=True)
+        kind.round = taken.round
         account.since, account.balance = taken.since, taken.balance
-        stage.rank(account, taken.ticket)
-        taken.kind.risen_next = taken.risen_next
+        kind.rank(account, taken.ticket)
+        taken.giver.shares_next = taken.shares_next
         self._turn = taken.turn
         self._calls[id(call.item)] = call
-        self._depth[call.priority] += 1
         self._taken = None

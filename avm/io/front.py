@@ -11,6 +11,7 @@ mailbox is always open. Who asks is watched: calls of an actor that ended, and a
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import attrs
@@ -317,7 +318,10 @@ class IoFront(Actor):
     def _replies(self) -> ReplyCache:
         if self.cache is None:
             self.cache = ReplyCache(
-                self.service("store", None), self.service("roots", None), most=self.cache_bytes
+                self.service("store", None),
+                self.service("roots", None),
+                most=self.cache_bytes,
+                wall=self.service("wall", time.time),
             )
         return self.cache
 

@@ -151,7 +151,7 @@ class ModelGate(Actor):
                 await self._man(attempt)
                 return
         self.queue.put(call)
-        if call.priority == "user" or self.blocked_until <= self.now():
+        if call.priority != "background" or self.blocked_until <= self.now():
             await self._pump()
 
     @on(Withdraw)
@@ -176,6 +176,8 @@ class ModelGate(Actor):
         if call is None or attempt is None or attempt.call is not call:
             return
         attempt.begun = True
+        if begun.limits is not None:
+            self.governor.heard(attempt.reservation, begun.limits, self.now())
         self._stop_lead(call)
         self.hedging.began(self.now() - attempt.at)
         if self.prefixes is not None and self._release(self.prefixes.begun(call.serial, self.now())):
@@ -267,24 +269,33 @@ class ModelGate(Actor):
 
     async def _pump(self) -> None:
         """Send all that may be sent now."""
-        self.blocked_until = 0.0
+        self.blocked_until, at = 0.0, math.inf
+        # Calls of higher classes pass one that has to wait; lower ones would only make it wait longer.
+        above: str | None = None
         while self.queue:
             now = self.now()
-            call = self.queue.take(now)
+            call = self.queue.take(now, above)
             if call is None:
-                return
-            found = self._clear(call, now)
+                break
+            found = self._clear(call, now, passes=above is not None)
             if isinstance(found, Attempt):
                 await self._man(found)
             elif isinstance(found, bytes):
                 self.parking.park(found, call)
             else:
                 self.queue.put_back(call)
-                self._wake_at(found)
-                return
+                at, above = min(at, found), call.priority
+                if found == math.inf:
+                    break
+        if above is not None:
+            self._wake_at(at)
 
-    def _clear(self, call: Call, now: float) -> Attempt | bytes | float:
-        """Return the attempt that may be made now, else the prefix to wait for, or the time to ask again."""
+    def _clear(self, call: Call, now: float, *, passes: bool = False) -> Attempt | bytes | float:
+        """Return the attempt that may be made now, else the prefix to wait for, or the time to ask again.
+
+        Args:
+            passes: whether it goes before one that has to wait.
+        """
         cost = call.expected
         prefixes = self.prefixes
         is_awaited = False
@@ -301,7 +312,7 @@ class ModelGate(Actor):
             cost = Cost(max(1, cost.input - covered), cost.output)
             # Nobody waits for what is an agent's own, such as a new page of its history.
             is_awaited = prefixes.leads(call.serial) and (is_cold or bool(prefixes.shared(call.prompt.chain)))
-        admitted = self.governor.admit(cost, now)
+        admitted = self.governor.admit(cost, now, passes=passes)
         if isinstance(admitted, float):
             self._unlead(call)
             return admitted
@@ -354,7 +365,7 @@ class ModelGate(Actor):
         if leads or call.dispatch.stream is not None or not self.hedging.may():
             return
         now = self.now()
-        admitted = self.governor.admit(call.expected, now)
+        admitted = self.governor.admit(call.expected, now, passes=True)
         if isinstance(admitted, float):
             return
         self.hedging.hedged += 1

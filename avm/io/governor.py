@@ -5,7 +5,8 @@
 
 A call may go when all of these let it: the breaker (is the provider asked at all), the pause after a 429 and the ramp
 that follows, the number of calls under way, and the three buckets. It then holds a reservation, which exactly one of
-the three endings gives back, less what the provider counts.
+the three endings gives back, less what the provider counts. Smaller calls may pass one that waits for tokens; half of
+what comes in meanwhile is kept for it.
 
 No clock and no timers: every method is told `now`, in seconds. A clock that goes back counts as one that stands still.
 """
@@ -150,22 +151,29 @@ class Governor:
 
     # Sending.
 
-    def admit(self, cost: Cost, now: float) -> Reservation | float:
+    def admit(self, cost: Cost, now: float, *, passes: bool = False) -> Reservation | float:
         """Let a call go, or not yet.
+
+        Args:
+            passes: whether it goes before one that was told to wait and is next: it leaves what is kept for that one.
 
         Returns:
             Its reservation; or the time at which to ask again, later than `now`; infinity if first a call under way
             has to end.
         """
         now = self._pass(now)
-        ready = self._ready(cost, now)
+        ready = self._ready(cost, now, passes)
         if ready > now:
+            if not passes:
+                self._buckets.hold(_amounts(cost), now)
             # A clock far from 0 has coarse floats: never answer that it is time, if it is not.
             return max(self._outside(ready), math.nextafter(self._told, math.inf))
+        if not passes:
+            self._buckets.let_go()
         self._newest += 1
         self._in_flight += 1
         self._pause.sent(now, self._buckets.requests.limit)
-        is_probe = self._breaker.sent()
+        is_probe = self._breaker.sent(now)
         charge = Charge(self._newest, now, _amounts(cost))
         self._buckets.charge(charge, now)
         return Reservation(cost, charge, self._breaker.generation, is_probe)
@@ -191,6 +199,10 @@ class Governor:
         if isinstance(error, RateLimited):
             return self._outside(max(now, self._pause.until))
         return self._outside(now + BACKOFF.delay(max(1, attempt), self._random))
+
+    def heard(self, reservation: Reservation, limits: RateLimits, now: float) -> None:
+        """The response to a call has begun, and says this of the limits: it counts at once, not when the call ends."""
+        self._buckets.correct(reservation.charge, limits, self._pass(now))
 
     # Endings.
 
@@ -274,7 +286,7 @@ class Governor:
             output_tokens=self._output_tokens,
         )
 
-    def _ready(self, cost: Cost, now: float) -> float:
+    def _ready(self, cost: Cost, now: float, passes: bool) -> float:
         ready = self._breaker.ready(now)
         if ready > now:
             return ready
@@ -284,7 +296,7 @@ class Governor:
         if self._in_flight >= allowed:
             return math.inf
         ramp = self._pause.ready(now, self._buckets.requests.limit, self._in_flight, allowed)
-        return max(ramp, self._buckets.ready(_amounts(cost), now))
+        return max(ramp, self._buckets.ready(_amounts(cost), now, passes=passes))
 
     def _end(self, reservation: Reservation, used: Amounts, limits: RateLimits | None, now: float) -> None:
         charge = reservation.charge

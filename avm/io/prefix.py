@@ -30,6 +30,9 @@ from avm.io.request import Usage
 WINDOW = 20
 """Calls of a class of agents whose share of cached input is compared with that of as many before them."""
 
+KINDS = 1_000
+"""Classes of agents whose share is remembered: those that called last."""
+
 _GOOD_SHARE = 0.5
 """A share below this was never good, so it cannot collapse."""
 
@@ -132,7 +135,7 @@ class PrefixTable:
         self._warming = 0
         self._hits = self._leaders = self._followed = 0
         self._read = self._written = self._fresh = 0
-        self._shares: dict[str, _Share] = {}
+        self._shares: OrderedDict[str, _Share] = OrderedDict()
 
     def expect(self, chain: Chain, owner: str) -> None:
         """Note that a call of `owner` with this prompt has come and will enter later.
@@ -241,6 +244,10 @@ class PrefixTable:
         share = self._shares.get(kind)
         if share is None:
             share = self._shares[kind] = _Share()
+            if len(self._shares) > KINDS:
+                self._shares.popitem(last=False)
+        else:
+            self._shares.move_to_end(kind)
         fallen = share.add(read, total, now)
         return None if fallen is None else self._complaint(kind, share, *fallen)
 

@@ -11,8 +11,6 @@ at once. A flight that nobody waits for any more leaves the line, or is stopped 
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from typing import TYPE_CHECKING
 
@@ -24,12 +22,24 @@ from avm.actors.reasons import describe
 from avm.actors.ref import Pid
 from avm.actors.signals import Down
 from avm.actors.timers import TimerRef
-from avm.errors import Refuse, SpecError, StartError, ToolDefinitionError, ToolError
+from avm.errors import Refuse, SpecError, ToolDefinitionError, ToolError
 from avm.io.askers import Askers
 from avm.io.backlog import WEIGHTS
 from avm.io.dispatch import Done, Work
 from avm.io.request import CallTool, ToolCall, ToolOutcome, decode_fragment, encode_fragment
-from avm.io.toolline import Flight, Lane, Lanes, Tally, ToolLimit, ToolLimits, Waiter, wrong_limit
+from avm.io.toolline import (
+    Flight,
+    Lane,
+    Lanes,
+    Tally,
+    ToolLimit,
+    ToolLimits,
+    Waiter,
+    key_of,
+    name_of,
+    unreadable,
+    wrong_limit,
+)
 
 if TYPE_CHECKING:
     from avm.io.board import Board
@@ -126,16 +136,20 @@ class ToolGate(Actor):
         now = self.now()
         try:
             lane, limit = self.lanes.of(request), self.limits.of(request, now)
+            name = name_of(request)
+            key = key_of(request) if getattr(request.tool, "pure", False) is True else None
         except (ToolError, ToolDefinitionError) as error:
             raise Refuse(error) from None
-        key = key_of(request) if getattr(request.tool, "pure", False) is True else None
+        except Exception as error:
+            # A tool is anybody's object, and looking at it runs anybody's code.
+            raise Refuse(unreadable(request, error)) from error
         flight = self.shared.get(key) if key is not None else None
         if flight is not None:
             self.coalesced += 1
             self._wait(flight, request.call)
             lane.line.promote(flight, request.priority)
             return
-        flight = self._new_flight(request, now, lane, limit, key)
+        flight = self._new_flight(request, name, now, lane, limit, key)
         self._wait(flight, request.call)
         worker = lane.take_idle() if limit is None and not lane.line else None
         if worker is not None:
@@ -211,12 +225,15 @@ class ToolGate(Actor):
         return attrs.asdict(self.statistics())
 
     def _new_flight(
-        self, request: CallTool, now: float, lane: Lane, limit: ToolLimit | None, key: tuple[int, str] | None
+        self,
+        request: CallTool,
+        name: str,
+        now: float,
+        lane: Lane,
+        limit: ToolLimit | None,
+        key: tuple[int, str] | None,
     ) -> Flight:
         self.serial = serial = self.serial + 1
-        name = getattr(request.tool, "name", None)
-        if not isinstance(name, str):
-            name = request.call.name
         tally = self.tallies.get(name)
         if tally is None:
             tally = self.tallies[name] = Tally()
@@ -260,7 +277,7 @@ class ToolGate(Actor):
             ref = await self.spawn(
                 flight.lane.worker, self.ref, monitor=True, priority="user", start_timeout=START_TIMEOUT
             )
-        except StartError as error:
+        except Exception as error:
             self._end(flight)
             self._answer(flight, error)
             return None
@@ -329,31 +346,20 @@ class ToolGate(Actor):
 
     def _answer(self, flight: Flight, outcome: object) -> None:
         error = outcome if isinstance(outcome, BaseException) else None
-        if error is not None or getattr(outcome, "failed", False) is True:
+        if error is not None or (isinstance(outcome, ToolOutcome) and outcome.failed):
             self.failed += len(flight.waiters)
         flight.tally.calls += len(flight.waiters)
         for waiter in flight.waiters:
             self.askers.remove(waiter.asker, waiter)
             if error is not None:
                 waiter.reply.fail(error)
-            else:
+                continue
+            try:
                 waiter.reply.send(outcome_for(waiter.call, outcome))
-
-
-def key_of(request: CallTool) -> tuple[int, str]:
-    """Return what is equal for calls of one tool with the same arguments, whatever their order and spacing."""
-    text = request.call.arguments.strip() or "{}"
-    # What is no JSON, or none that Python can hold without loss, is equal only to itself.
-    with contextlib.suppress(ValueError, RecursionError):
-        text = json.dumps(json.loads(text, parse_float=_exact), sort_keys=True)
-    return id(request.tool), text
-
-
-def _exact(text: str) -> float:
-    number = float(text)
-    if repr(number) != text:
-        raise ValueError(f"{text} is another number as a float")
-    return number
+            except Exception as wrong:
+                # What a worker of somebody else's gives may not be what it is said to be.
+                self.failed += 1
+                waiter.reply.fail(unreadable(flight.request, wrong))
 
 
 def outcome_for(call: ToolCall, outcome: object) -> object:

@@ -7,6 +7,8 @@ Plain objects: none has a clock or a timer. What depends on time is given it, in
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -177,6 +179,46 @@ class Waiter:
     def is_wanted(self) -> bool:
         """Tell whether its outcome matters to anyone; an ask that timed out no longer does."""
         return self.reply.is_waited_for or not self.is_asked
+
+
+def key_of(request: CallTool) -> tuple[int, str]:
+    """Return what is equal for calls of one tool with the same arguments, whatever their order and spacing."""
+    text = request.call.arguments
+    if not isinstance(text, str):
+        found = type(text).__name__
+        raise ToolError(
+            f"tool {request.call.name!r}: the arguments of a call must be the text that the model wrote, got a "
+            f"{found}; use json.dumps."
+        )
+    text = text.strip() or "{}"
+    # What is no JSON, or none that Python can hold without loss, is equal only to itself.
+    with contextlib.suppress(ValueError, RecursionError):
+        text = json.dumps(json.loads(text, parse_float=_exact), sort_keys=True)
+    return id(request.tool), text
+
+
+def _exact(text: str) -> float:
+    number = float(text)
+    if repr(number) != text:
+        raise ValueError(f"{text} is another number as a float")
+    return number
+
+
+def name_of(request: CallTool) -> str:
+    """Return what a tool is called in the books."""
+    name = getattr(request.tool, "name", None)
+    return name if isinstance(name, str) else str(request.call.name)
+
+
+def unreadable(request: CallTool, error: Exception) -> ToolError:
+    """Return what a call fails with whose tool or outcome raises when it is looked at."""
+    name, found = getattr(request.call, "name", "?"), type(request.tool).__name__
+    wrong = ToolError(
+        f"tool {name!r}, a {found}, or its outcome cannot be read ({type(error).__name__}: {error}); give the pool "
+        "what @tool makes, and a ToolCall."
+    )
+    wrong.__cause__ = error
+    return wrong
 
 
 # Lines and lanes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -65,7 +66,11 @@ class Parts:
             "clock": self.clock,
             "random": self.random,
             "store": store,
-            "services": {"roots": (store if store is not None else Store()).roots},
+            "services": {
+                "roots": (store if store is not None else Store()).roots,
+                # For what outlives the VM; a clock of the user's own is all the time there is.
+                "wall": time.time if self.clock is None else self.clock.now,
+            },
             "observers": (LastResort(),) if self.observers is None else self.observers,
             "ask_timeout": self.ask_timeout,
         }

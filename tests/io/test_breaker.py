@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from avm.errors import (
@@ -14,7 +12,7 @@ from avm.errors import (
     ProviderUnavailable,
     SpendLimitReached,
 )
-from avm.io.breaker import Breaker
+from avm.io.breaker import PROBE_SECONDS, Breaker
 
 FAILED = ProviderFailed("HTTP 500", "acme", "tiny-1", "req_7")
 
@@ -53,20 +51,20 @@ def test_when_its_time_is_over_exactly_one_call_goes_as_a_probe() -> None:
 
     assert breaker.ready(4.9) == 5.0
     assert breaker.ready(5.0) == 5.0
-    assert breaker.sent()
-    assert (breaker.state, breaker.ready(6.0)) == ("half-open", math.inf)
+    assert breaker.sent(5.0)
+    assert (breaker.state, breaker.ready(6.0)) == ("half-open", 5.0 + PROBE_SECONDS)
 
 
 def test_a_probe_that_works_closes_it_and_failures_count_from_the_start() -> None:
     breaker = opened()
-    breaker.sent()
+    breaker.sent(5.0)
 
     breaker.worked(breaker.generation)
     for _ in range(4):
         breaker.failed(breaker.generation, FAILED, 6.0)
 
     assert breaker.state == "closed"
-    assert not breaker.sent()
+    assert not breaker.sent(6.0)
 
 
 def test_each_probe_that_fails_doubles_the_time_up_to_a_minute() -> None:
@@ -74,7 +72,7 @@ def test_each_probe_that_fails_doubles_the_time_up_to_a_minute() -> None:
     for _ in range(6):
         seconds.append(breaker.ready(now) - now)
         now = breaker.ready(now)
-        breaker.sent()
+        breaker.sent(now)
         breaker.failed(breaker.generation, FAILED, now)
 
     assert seconds == [5, 10, 20, 40, 60, 60]
@@ -83,9 +81,9 @@ def test_each_probe_that_fails_doubles_the_time_up_to_a_minute() -> None:
 def test_after_it_has_been_closed_the_time_begins_at_five_seconds_again() -> None:
     breaker = opened()
     for _ in range(3):
-        breaker.sent()
+        breaker.sent(100.0)
         breaker.failed(breaker.generation, FAILED, 100.0)
-    breaker.sent()
+    breaker.sent(200.0)
     breaker.worked(breaker.generation)
 
     for _ in range(5):
@@ -100,7 +98,7 @@ def test_calls_sent_before_it_opened_neither_open_nor_close_nor_lengthen_it() ->
     breaker.worked(0)
     breaker.failed(0, FAILED, 4.0)
     still = breaker.ready(4.0)
-    breaker.sent()
+    breaker.sent(5.0)
     breaker.worked(0)
     breaker.failed(0, FAILED, 6.0)
     half_open = breaker.state
@@ -113,12 +111,59 @@ def test_calls_sent_before_it_opened_neither_open_nor_close_nor_lengthen_it() ->
 
 def test_a_probe_that_was_given_up_makes_way_for_the_next_one() -> None:
     breaker = opened()
-    breaker.sent()
+    breaker.sent(5.0)
 
     breaker.dropped(breaker.generation, 6.0)
 
     assert breaker.ready(6.0) == 6.0
-    assert breaker.sent()
+    assert breaker.sent(6.0)
+
+
+def test_a_probe_that_hangs_makes_way_for_the_next_one() -> None:
+    breaker = opened()
+    breaker.sent(5.0)
+
+    after = breaker.ready(5.0)
+    is_probe = breaker.sent(after)
+    breaker.worked(breaker.generation)
+
+    assert (after, is_probe, breaker.state) == (5.0 + PROBE_SECONDS, True, "closed")
+
+
+def test_probes_that_hang_come_no_faster_than_those_that_fail() -> None:
+    breaker, now = opened(), 5.0
+    for _ in range(2):
+        breaker.sent(now)
+        breaker.failed(breaker.generation, FAILED, now)
+        now = breaker.ready(now)
+    breaker.sent(now)
+
+    assert breaker.ready(now) == now + 20.0
+
+
+def test_the_late_answer_of_a_probe_that_hung_closes_it_even_after_the_next_one_failed() -> None:
+    breaker = opened()
+    breaker.sent(5.0)
+    first = breaker.generation
+    breaker.sent(15.0)
+    breaker.failed(breaker.generation, FAILED, 16.0)
+    still = breaker.state
+
+    breaker.worked(first)
+
+    assert (still, breaker.state, breaker.ready(17.0)) == ("open", "closed", 17.0)
+
+
+def test_the_late_answer_of_a_probe_does_not_close_it_if_the_account_was_refused_meanwhile() -> None:
+    breaker = opened()
+    breaker.sent(5.0)
+    first = breaker.generation
+    breaker.sent(15.0)
+    breaker.failed(breaker.generation, SpendLimitReached("500 USD"), 16.0)
+
+    breaker.worked(first)
+
+    assert (breaker.state, breaker.ready(17.0)) == ("open", 616.0)
 
 
 @pytest.mark.parametrize(
@@ -181,5 +226,5 @@ def test_nobody_is_refused_who_may_be_the_probe_or_can_wait_for_it() -> None:
 
     assert Breaker().refusal(0.0) is None
     assert breaker.refusal(5.0) is None
-    breaker.sent()
+    breaker.sent(5.0)
     assert breaker.refusal(6.0) is None

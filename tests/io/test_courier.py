@@ -26,8 +26,8 @@ from avm.errors import (
 from avm.io.batch import PREFIX
 from avm.io.courier import UNCLAIMED, BatchCourier, BatchFailed, CourierStatistics
 from avm.io.dispatch import Answered, Dispatch, Withdraw
-from avm.io.providers.provider import BatchState
-from avm.io.request import CallPolicy, Completion, ModelRequest, Timings, encode_fragment
+from avm.io.providers.provider import BatchState, Capabilities
+from avm.io.request import CallPolicy, Completion, Hints, ModelRequest, Timings, encode_fragment
 from avm.memory import Conversation, Store
 from avm.testing import ManualClock
 from avm.testing.probe import ProbeActor
@@ -851,3 +851,68 @@ def test_a_limit_that_nothing_fits_in_is_refused(run: Run) -> None:
 
 def test_a_failed_batch_is_an_error_of_the_provider() -> None:
     assert issubclass(BatchFailed, ProviderError)
+
+
+# The prompt cache, the account and the clock.
+
+
+class CachingPost(Post):
+    """A provider of batches with a prompt cache."""
+
+    def capabilities(self, model: str) -> Capabilities:
+        return Capabilities(family="f", batches=True, prompt_cache="prefix", min_cached_tokens=1_000)
+
+
+@pytest.mark.parametrize(
+    ("system", "policy", "hints"),
+    [
+        ("s" * 10_000, ALONE, Hints(system=True, hour=True)),
+        ("short", ALONE, Hints(hour=True)),
+        ("s" * 10_000, CallPolicy(batch=True, prompt_cache="off"), None),
+    ],
+)
+def test_calls_of_a_batch_have_breakpoints_that_live_an_hour(
+    run: Run, system: str, policy: CallPolicy, hints: Hints | None
+) -> None:
+    async def body() -> None:
+        post = CachingPost()
+        async with desk(post, most_calls=2) as at:
+            await at.send(1, "one", policy, system=system)
+            await at.send(2, "two", policy, system=system)
+
+            assert [request.hints for _, request in post.submitted["batch_1"]] == [hints, hints]
+
+    run(body())
+
+
+def test_a_refused_key_while_polling_does_not_forget_a_batch_that_is_paid_for(run: Run) -> None:
+    async def body() -> None:
+        post, store = Post(), Store()
+        async with desk(post, store, most_calls=1) as at:
+            await at.send(1, "one")
+            post.ended.add("batch_1")
+            # At the first poll, and when its results are read at the second.
+            post.trouble = [NotAuthorized("401"), None, NotAuthorized("401")]
+            await at.advance(30)
+            between = (at.answers(), len(records(store)))
+            await at.advance(120)
+
+            assert between == ({}, 1)
+            assert at.answers() == {1: "re: one"}
+
+    run(body())
+
+
+def test_the_wall_clock_is_that_of_the_service_if_nobody_names_another(run: Run) -> None:
+    async def body() -> None:
+        store = Store()
+        services = {"wall": lambda: 7.0}
+        async with Kernel(clock=ManualClock(), store=store, services=services) as kernel:
+            front = await kernel.spawn(ProbeActor, [], None)
+            ref = await kernel.spawn(BatchCourier, front, Post(), store.roots, kwargs={"most_calls": 1})
+            kernel.tell(ref, Dispatch(1, prompt("one"), ALONE, "background", 0.0))
+            await kernel.idle()
+
+            assert [record.meta["submitted"] for record in records(store)] == [7.0]
+
+    run(body())

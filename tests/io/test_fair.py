@@ -190,10 +190,10 @@ def test_an_agent_of_which_nothing_waits_leaves_nothing_behind() -> None:
             queue.take(0.0)
 
     assert len(queue) == 0
-    for stage in queue._stages:
-        assert not stage.accounts
-        assert (len(stage.line), len(stage.ages)) == (0, 0)
-        assert len(stage.line._heap) + len(stage.ages._heap) <= 200
+    for kind in queue._classes.values():
+        assert not kind.accounts
+        assert (len(kind.line), len(kind.ages)) == (0, 0)
+        assert len(kind.line._heap) + len(kind.ages._heap) <= 200
 
 
 def test_calls_that_come_and_go_behind_one_that_stays_do_not_pile_up() -> None:
@@ -203,7 +203,7 @@ def test_calls_that_come_and_go_behind_one_that_stays_do_not_pile_up() -> None:
         queue.put(item)
         queue.withdraw(item)
 
-    assert sum(len(stage.line._heap) + len(stage.ages._heap) for stage in queue._stages) <= 200
+    assert sum(len(kind.line._heap) + len(kind.ages._heap) for kind in queue._classes.values()) <= 200
 
 
 # Age.
@@ -237,15 +237,16 @@ def test_a_background_call_goes_the_sooner_the_older_it_is(waited: float, before
     assert take(queue, 21, now).index(old) == before
 
 
-def test_a_crowd_of_old_calls_gets_no_more_than_half_of_the_turns_of_the_users() -> None:
+def test_a_crowd_of_old_calls_gets_its_own_turns_and_half_of_those_of_the_users() -> None:
     now = URGENT_AFTER + 1
     queue = queue_of(*(Waiting("background", f"a{n % 9}") for n in range(100)))
     for _ in range(50):
         queue.put(Waiting("user", "u", asked=now))
 
-    first = take(queue, 40, now)
+    first = take(queue, 34, now)
 
-    assert sum(item.priority == "user" for item in first) >= 20
+    # Two rounds in which nobody normal waits: 2 turns of their own, and 16 of 32.
+    assert Counter(item.priority for item in first) == {"user": 16, "background": 18}
 
 
 @given(st.lists(st.sampled_from(CLASSES), min_size=1, max_size=40))
@@ -260,6 +261,62 @@ def test_nothing_starves_while_users_never_stop_coming(waiting: list[str]) -> No
         left.discard(item or crowd[0])
 
     assert not left
+
+
+@given(
+    calls=st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(1, 9_000), st.floats(-1_000, 0)),
+        min_size=1,
+        max_size=40,
+    ),
+    priority=st.sampled_from(CLASSES),
+    now=st.floats(0, 1_000),
+)
+def test_among_calls_of_one_class_their_ages_decide_nothing(
+    calls: list[tuple[str, int, float]], priority: str, now: float
+) -> None:
+    old = [Waiting(priority, agent, cost, asked) for agent, cost, asked in calls]
+    young = [Waiting(priority, agent, cost, now) for agent, cost, _ in calls]
+
+    left = [(item.agent, item.cost) for item in drain(queue_of(*old), now)]
+
+    assert left == [(item.agent, item.cost) for item in drain(queue_of(*young), now)]
+
+
+@given(waited=st.lists(st.floats(0, 1_000), min_size=30, max_size=30), now=st.floats(0, 1_000))
+def test_the_old_of_a_class_share_the_turns_of_the_users_in_the_order_of_their_class(
+    waited: list[float], now: float
+) -> None:
+    crowd = [Waiting("normal", f"a{n % 7}", asked=now - seconds) for n, seconds in enumerate(waited)]
+    users = [Waiting("user", f"u{n % 7}", asked=now) for n in range(30)]
+
+    left = list(drain(queue_of(*users, *crowd), now))
+
+    assert [item for item in left if item.priority == "normal"] == list(drain(queue_of(*crowd), now))
+
+
+def test_in_a_storm_that_lasts_for_minutes_nobody_is_served_a_round_before_another() -> None:
+    """Each of 100 agents makes five calls, one after the other; one leaves a second, so all of them grow old."""
+    queue = queue_of(*(Waiting(agent=f"a{n}") for n in range(100)))
+    served = Counter[str]()
+    for second in range(500):
+        item = queue.take(float(second))
+        assert item is not None
+        served[item.agent] += 1
+        if served[item.agent] < 5:
+            queue.put(Waiting(agent=item.agent, asked=float(second)))
+        assert second < 99 or max(served.values()) - min(served.values()) <= 1
+
+
+def test_of_two_classes_that_have_grown_old_the_higher_shares_the_turns_of_the_users() -> None:
+    now = URGENT_AFTER + 1
+    queue = queue_of(*(Waiting(kind, kind) for kind in CLASSES[1:] for _ in range(9)))
+    for _ in range(9):
+        queue.put(Waiting("user", "u", asked=now))
+
+    first = [item.priority for item in take(queue, 3, now)]
+
+    assert first == ["user", "normal", "user"]
 
 
 def test_the_age_of_a_call_that_is_tried_again_counts() -> None:
@@ -352,6 +409,65 @@ def test_taking_and_putting_back_changes_nothing_of_what_follows(
             assert item is expected
             queue.put_back(item)
         assert queue.take(0.0) is expected
+
+
+# Passing one that there is no room for.
+
+
+def test_what_there_is_no_room_for_is_passed_by_higher_classes_only() -> None:
+    queue = queue_of(*(Waiting(kind, f"{kind} {n}") for kind in CLASSES for n in range(2)))
+    while (large := queue.take(0.0)) is not None and large.priority != "normal":
+        pass
+    assert large is not None
+    queue.put(Waiting("user", "late"))
+
+    queue.put_back(large)
+    passing = queue.take(0.0, above="normal")
+
+    assert passing is not None
+    assert passing.agent == "late"
+    assert queue.take(0.0, above="normal") is None
+    assert queue.take(0.0, above="user") is None
+
+
+@given(
+    waiting=st.lists(
+        st.builds(Waiting, st.sampled_from(CLASSES), st.sampled_from("abc"), st.integers(1, 9_000)),
+        min_size=1,
+        max_size=30,
+    ),
+    ahead=st.integers(0, 29),
+    passing=st.integers(0, 30),
+)
+def test_what_was_passed_is_next_whoever_has_passed_it(
+    waiting: list[Waiting], ahead: int, passing: int
+) -> None:
+    queue = queue_of(*waiting)
+    take(queue, ahead)
+    held = queue.take(0.0)
+    if held is None:
+        return
+    queue.put_back(held)
+
+    for _ in range(passing):
+        item = queue.take(0.0, above=held.priority)
+        assert item is None or CLASSES.index(item.priority) < CLASSES.index(held.priority)
+
+    assert queue.take(0.0) is held
+
+
+def test_one_that_passes_and_finds_no_room_either_is_put_back_too() -> None:
+    large, user, other = Waiting("background"), Waiting("user", "u"), Waiting("user", "v")
+    queue = queue_of(large)
+    assert queue.take(0.0) is large
+    queue.put_back(large)
+    queue.put(user)
+    queue.put(other)
+
+    assert queue.take(0.0, above="background") is user
+    queue.put_back(user)
+
+    assert queue.take(0.0, above="background") is user
 
 
 # Out of the queue.

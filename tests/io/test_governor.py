@@ -24,6 +24,7 @@ from avm.errors import (
     SpecError,
     SpendLimitReached,
 )
+from avm.io.breaker import PROBE_SECONDS
 from avm.io.governor import Cost, Governor, GovernorStatistics, Reservation, is_retryable
 from avm.io.limits import Allowance, Limits, RateLimits
 from avm.io.request import Usage
@@ -278,6 +279,83 @@ def test_an_overloaded_provider_gets_fewer_calls_and_then_one_more_each_window()
     assert governor.paused_until is None
 
 
+# Passing one that waits for tokens.
+
+
+def test_small_calls_that_pass_a_large_one_get_half_of_what_comes_in_until_it_goes() -> None:
+    governor = govern(Limits(input_tokens=6_000), 10_000)
+    send(governor, cost=Cost(6_000, 1))
+    large, small = Cost(4_000, 1), Cost(50, 1)
+    now, passed = 0.0, 0
+    while not isinstance(governor.admit(large, now), Reservation):
+        while isinstance(governor.admit(small, now, passes=True), Reservation):
+            passed += 1
+        now += 1.0
+
+    # Alone it would wait 40 s.
+    assert now == pytest.approx(80.0, abs=1.0)
+    assert passed * 50 == pytest.approx(4_000, abs=100)
+
+
+def test_a_call_of_more_than_fits_is_not_passed_for_ever() -> None:
+    governor = govern(Limits(input_tokens=6_000), 10_000)
+    send(governor, cost=Cost(6_000, 1))
+    now = 0.0
+    while not isinstance(governor.admit(Cost(10_000, 1), now), Reservation):
+        while isinstance(governor.admit(Cost(10, 1), now, passes=True), Reservation):
+            pass
+        now += 0.5
+
+    assert now == pytest.approx(120.0, abs=1.0)
+
+
+def test_a_call_that_may_not_pass_yet_is_told_a_time_at_which_it_may() -> None:
+    governor = govern(Limits(input_tokens=6_000), 10_000)
+    send(governor, cost=Cost(6_000, 1))
+    governor.admit(Cost(4_000, 1), 0.0)
+
+    again = governor.admit(Cost(100, 1), 1.0, passes=True)
+
+    assert again == pytest.approx(2.0)
+    assert isinstance(governor.admit(Cost(100, 1), 2.0, passes=True), Reservation)
+
+
+def test_when_the_call_that_waited_is_gone_nothing_is_kept_from_the_next() -> None:
+    governor = govern(Limits(input_tokens=6_000), 10_000)
+    send(governor, cost=Cost(6_000, 1))
+    governor.admit(Cost(4_000, 1), 0.0)
+
+    send(governor, 10.0, Cost(1_000, 1))
+    send(governor, 20.0, Cost(1_000, 1))
+    governor.admit(Cost(4_000, 1), 20.0)
+
+    assert governor.admit(Cost(100, 1), 21.0, passes=True) == pytest.approx(22.0)
+
+
+# What is heard before a call ends.
+
+
+def test_what_a_response_says_when_it_begins_counts_before_it_ends() -> None:
+    governor = govern(Limits(requests=60, input_tokens=6_000))
+    reservation = send(governor)
+    said = RateLimits(input_tokens=Allowance(limit=6_000, remaining=500))
+
+    governor.heard(reservation, said, 1.0)
+
+    assert governor.statistics(1.0).input_level == pytest.approx(600, abs=100)
+
+
+def test_a_limit_heard_of_twice_counts_once() -> None:
+    governor = govern(Limits(requests=60, input_tokens=6_000))
+    reservation = send(governor)
+    said = RateLimits(input_tokens=Allowance(limit=6_000, remaining=500))
+    governor.heard(reservation, said, 1.0)
+
+    governor.answered(reservation, Usage(input_tokens=1_000), said, 21.0)
+
+    assert governor.statistics(21.0).input_level == pytest.approx(2_600, abs=100)
+
+
 # The breaker.
 
 
@@ -296,7 +374,7 @@ def test_five_failures_in_a_row_open_the_breaker_until_a_probe_works(error: Prov
 
     assert isinstance(refusal, ProviderUnavailable)
     assert refusal.__cause__ is error
-    assert (waits, beside, probe.is_probe) == (5.0, math.inf, True)
+    assert (waits, beside, probe.is_probe) == (5.0, 5.0 + PROBE_SECONDS, True)
     assert not send(governor, 7.0).is_probe
     assert governor.refusal(7.0) is None
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from avm.errors import SpecError
-from avm.io.prefix import WINDOW, Chain, Link, PrefixTable
+from avm.io.prefix import KINDS, WINDOW, Chain, Link, PrefixTable
 from avm.io.request import Usage
 
 
@@ -483,3 +483,16 @@ def test_a_tree_of_forks_is_written_page_by_page_and_every_page_once(chains: lis
             written += table.begun(who, 0.0)
 
     assert sorted(written) == sorted({link.key for chain in chains for link in chain})
+
+
+def test_of_the_shares_only_those_of_the_last_thousand_classes_are_kept() -> None:
+    table = PrefixTable(1024)
+    for n in range(KINDS + 50):
+        table.measured(f"k{n}", Usage(input_tokens=1), 0.0)
+        table.measured("busy", Usage(input_tokens=1), 0.0)
+
+    shares = table.statistics(0.0).shares
+
+    assert len(shares) == KINDS
+    assert "busy" in shares
+    assert "k0" not in shares

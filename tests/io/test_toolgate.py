@@ -709,3 +709,33 @@ def nothing_is_kept(gate: ToolGate) -> bool:
         and all(set(lane.idle) == set(lane.workers) for lane in lanes)
         and all(len(lane.idle) == len(lane.workers) for lane in lanes)
     )
+
+
+# What one call must not do to the others.
+
+
+@attrs.frozen
+class Broken:
+    """A tool that raises when it is looked at."""
+
+    worker: ClassVar[type[Actor]] = ToolWorker
+
+    @property
+    def name(self) -> str:
+        raise ZeroDivisionError("a bug")
+
+
+@simulates
+async def test_a_call_that_cannot_be_read_fails_alone() -> None:
+    slow = Workshop().tool(1.0, pure=True)
+    async with gated() as gate:
+        bystander = asyncio.ensure_future(
+            gate.kernel.ask(gate.ref, CallTool(slow, ToolCall("1", "work", "{}")))
+        )
+        bad: Any = {"text": "no text"}
+        with pytest.raises(ToolError, match="'work': the arguments of a call must be the text .* got a dict"):
+            await gate.kernel.ask(gate.ref, CallTool(slow, ToolCall("2", "work", bad)))
+        with pytest.raises(ToolError, match="'work', a Broken, .*ZeroDivisionError: a bug"):
+            await gate.kernel.ask(gate.ref, CallTool(Broken(), ToolCall("3", "work", "{}")))
+
+        assert (await bystander).content == "did "
