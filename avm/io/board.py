@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
+from avm.errors import ActorDead
 from avm.io.governor import GovernorStatistics
 from avm.io.prefix import PrefixStatistics
 from avm.io.toolgate import ToolStatistics
@@ -38,8 +39,27 @@ class GateStatistics:
 
 
 class Board:
-    """Functions that give statistics, by who gives them. Each takes its own down when it stops."""
+    """Functions that give statistics, by who gives them. Each takes its own down when it stops; one that was killed
+    could not, so its function raises, and it is taken down when it is read."""
 
     def __init__(self) -> None:
         self.gates: dict[str, Callable[[], GateStatistics]] = {}
         self.tools: Callable[[], ToolStatistics] | None = None
+
+    def read_gates(self) -> tuple[GateStatistics, ...]:
+        """Return what the gates say that are alive."""
+        found: list[GateStatistics] = []
+        for path, read in list(self.gates.items()):
+            try:
+                found.append(read())
+            except ActorDead:
+                del self.gates[path]
+        return tuple(found)
+
+    def read_tools(self) -> ToolStatistics | None:
+        """Return what the tool gate says; None while there is none."""
+        try:
+            return self.tools() if self.tools is not None else None
+        except ActorDead:
+            self.tools = None
+            return None

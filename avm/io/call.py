@@ -62,9 +62,17 @@ class Call:
 NO_PROMPT = Prompt((), ())
 
 
-def make_call(dispatch: Dispatch, size: int, expected: Cost, with_prompt: bool) -> Call:
-    """Return the call of a dispatch; with the chain of its prompt's prefixes where somebody wants to know."""
+def make_call(dispatch: Dispatch, size: int, expected: Cost, least: int | None) -> Call:
+    """Return the call of a dispatch.
+
+    Args:
+        least: tokens from which on the chain of its prompt's prefixes matters; None if it does not matter at all.
+    """
     request = dispatch.request
+    prompt = chain_of(request) if least is not None else NO_PROMPT
+    if prompt.chain and prompt.chain[-1].tokens < (least or 0):
+        # Too short to be cached: nothing is to be led or measured.
+        prompt = NO_PROMPT
     return Call(
         dispatch,
         request,
@@ -74,6 +82,6 @@ def make_call(dispatch: Dispatch, size: int, expected: Cost, with_prompt: bool) 
         dispatch.asked,
         size,
         max(1, expected.input + expected.output),
-        chain_of(request) if with_prompt else NO_PROMPT,
+        prompt,
         expected,
     )

@@ -454,8 +454,7 @@ class IoFront(Actor):
 
     def statistics(self) -> PoolStatistics:
         """Count calls and workers, and read the latencies."""
-        gates = tuple(read() for read in self.board.gates.values())
-        tools = self.board.tools() if self.board.tools is not None else None
+        gates, tools = self.board.read_gates(), self.board.read_tools()
         found = attrs.evolve(
             self.tally.statistics(),
             in_flight=sum(gate.in_flight for gate in gates),

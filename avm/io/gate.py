@@ -260,10 +260,12 @@ class ModelGate(Actor):
         request, estimator = dispatch.request, self.estimator
         size = request.size
         expected = Cost(estimator.input_tokens(size), estimator.output_tokens(request))
-        wants_prompt = self.slots is not None or (
-            self.prefixes is not None and dispatch.policy.prompt_cache != "off"
-        )
-        return make_call(dispatch, size, expected, wants_prompt)
+        least: int | None = None
+        if self.slots is not None:
+            least = 0
+        elif self.prefixes is not None and dispatch.policy.prompt_cache != "off":
+            least = self.can.min_cached_tokens
+        return make_call(dispatch, size, expected, least)
 
     # Sending.
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from avm.io.prices import cost, price_of
-from avm.io.providers.provider import Provider
+from avm.io.prices import LONG_PROMPTS, cost, price_of
+from avm.io.providers.provider import Price, Provider
 from avm.io.request import Completion, ModelRequest, PoolStatistics
 from avm.io.reservoir import Reservoir
+
+LONG_PROMPT = min(tokens for tokens, _ in LONG_PROMPTS.values())
+"""Tokens below which no model of the table costs more for a long prompt."""
+
+MODELS = 1000
+"""Models whose price is remembered."""
 
 
 class Tally:
@@ -26,6 +32,7 @@ class Tally:
         self.cost: float | None = None
         self.latency = Reservoir()
         self._tokens = [0, 0, 0, 0]
+        self._prices: dict[str, Price | None] = {}
 
     def paid(self, completion: Completion, request: ModelRequest, hour: bool) -> None:
         """Take note of what a provider's reply to a request took; `hour` is how long what it wrote is cached."""
@@ -40,13 +47,21 @@ class Tally:
         tokens[2] += usage.cache_read_tokens
         tokens[3] += usage.cache_write_tokens
         model = completion.model or request.model
-        price = self.provider.price(model)
+        price = self._price(model)
         if price is not None:
             prompt = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-            if price == price_of(model):
+            if prompt >= LONG_PROMPT and price == price_of(model):
                 # Of the table, which knows what a long prompt costs.
                 price = price_of(model, prompt_tokens=prompt) or price
             self.cost = (self.cost or 0.0) + cost(usage, price, hour, batch=is_batch)
+
+    # A price does not change while a pool lives, and it is looked up for each call.
+    def _price(self, model: str) -> Price | None:
+        if model not in self._prices:
+            if len(self._prices) >= MODELS:
+                self._prices.clear()
+            self._prices[model] = self.provider.price(model)
+        return self._prices[model]
 
     def statistics(self) -> PoolStatistics:
         """Return the counts; those of gates and tools are for others to fill in."""

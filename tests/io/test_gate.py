@@ -470,6 +470,7 @@ def test_a_gate_that_crashes_fails_its_calls_and_is_restarted(run: Run) -> None:
             kernel.kill(gate.pid)
             with pytest.raises(ProviderError, match="the gate .* ended"):
                 await asking
+            assert (await status(kernel)).gates == ()
 
             gated.gate.set()
             assert (await ask(kernel, "again")).text == "re: again"
