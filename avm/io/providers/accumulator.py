@@ -72,6 +72,7 @@ class Accumulator:
 
     __slots__ = (
         "_blocks",
+        "_has_begun",
         "_limits",
         "_model",
         "_on_error",
@@ -100,6 +101,7 @@ class Accumulator:
         self._request_id = request_id
         self._limits = limits
         self._blocks: dict[int, _Growing] = {}
+        self._has_begun = False
         self._model = ""
         self._stop: str | None = None
         self._usage: Tokens | None = None
@@ -165,10 +167,16 @@ class Accumulator:
         self._model = start.model
         self._stop = start.stop_reason
         self._usage = start.usage
-        if self._on_event is not None:
+        self._begin()
+
+    # Some servers say what they begin with only after the first piece of it.
+    def _begin(self) -> None:
+        if self._on_event is not None and not self._has_begun:
+            self._has_begun = True
             self._on_event(Started(self._request_id, self._limits))
 
     def _open(self, event: _Event) -> None:
+        self._begin()
         block = self._blocks[event.index] = _Growing(event.content_block)
         if self._on_event is None:
             return

@@ -314,3 +314,18 @@ def test_however_a_reply_is_cut_it_is_what_it_would_have_been_in_one_piece(
     if heard:
         text = [event.text for event in heard if isinstance(event, Delta) and event.kind == "text"]
         assert "".join(text) == completion.text
+
+
+def test_a_stream_that_says_late_what_it_begins_has_begun_with_its_first_block() -> None:
+    events: list[StreamEvent] = []
+    accumulator = Accumulator("p", events.append, request_id="r")
+    for data in (
+        b'{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}',
+        b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}',
+        b'{"type":"message_start","message":{"model":"m"}}',
+        b'{"type":"message_stop"}',
+    ):
+        accumulator.feed(data)
+
+    assert events == [Started("r"), Delta("a")]
+    assert accumulator.result().text == "a"
