@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 
 import attrs
 
@@ -41,6 +42,9 @@ from avm.errors import ColdStoreError, HomeError, StartError, VMError, WorkloadE
 from avm.io import CONCURRENCY, Provider, RecordedProvider, Recordings, choose_provider
 from avm.memory import memory_limit
 from avm.vm import VM, run
+
+NEEDED = {"messages": "aiohttp", "openai": "aiohttp", "anthropic": "anthropic"}
+"""What live providers import when they are first used; each is in the extra of the provider's name."""
 
 MOST_CALLS = 10_000
 """Model calls a second that one process will not reach."""
@@ -163,6 +167,10 @@ def choose(options: JobOptions, recordings: Recordings) -> Provider:
     """Return who gives the replies: the recordings, unless a live provider is asked for or the environment has one."""
     found = choose_provider(options.provider, base_url=options.base_url, limits=options.limits)
     if found.name != "scripted":
+        # Said once, before a thousand agents crash over it.
+        needed = NEEDED.get(found.name)
+        if needed is not None and find_spec(needed) is None:
+            raise VMError(f"provider {found.name} needs {needed}: pip install 'avm-runtime[{found.name}]'.")
         return found
     recorded = RecordedProvider(recordings, latency=options.latency, seed=options.seed or 0)
     recorded.concurrency = enough_calls(options)
